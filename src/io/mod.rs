@@ -1,0 +1,2 @@
+//! QuikIO, the `Device` trait and what stands behind it.
+#![allow(unsafe_code)]

@@ -1,0 +1,4 @@
+//! The `llamafs` command.
+fn main() -> std::process::ExitCode {
+    llamafs::cli::main()
+}

@@ -1,0 +1,2 @@
+//! LLAMA's latch-free flush ring.
+#![allow(unsafe_code)]

@@ -1,0 +1,3 @@
+//! The LogStructuredStore.
+
+pub mod types;

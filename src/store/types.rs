@@ -1,0 +1,311 @@
+//! The words of the store's interface: what callers pass in and get back.
+
+use std::fmt;
+
+/// Id of a log; never reused within a store. 1 is `/log` of a new store, 0 no log.
+pub type LogId = u32;
+
+/// Where an append may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AppendAt {
+    /// At the end, wherever that is (`O_APPEND`).
+    End,
+    /// Only if the end is exactly here (a `write` without `O_APPEND`).
+    Exactly(u64),
+}
+
+/// A record that the store has accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// Logical offset of its first byte in its log.
+    pub offset: u64,
+    /// LSN behind its frame: `make_stable(end_lsn)` makes it durable.
+    pub end_lsn: u64,
+}
+
+/// How a durable flush ends on the device (`-o tail=`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Tail {
+    /// The next flush rewrites the partial last block with the same prefix.
+    #[default]
+    Rewrite,
+    /// Pad to the block: no sector that holds acknowledged bytes is ever written again.
+    Pad,
+}
+
+/// What happens after a failed write or flush (`-o errors=`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnError {
+    /// Appends stop with EROFS, reads go on.
+    #[default]
+    RemountRo,
+    /// Appends and reads stop with EIO.
+    Shutdown,
+}
+
+/// Settings of an open store.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// Open without ever writing; appends get EROFS.
+    pub read_only: bool,
+    /// Longest time an accepted byte waits for its flush, in milliseconds.
+    pub flush_ms: u64,
+    /// How a durable flush ends on the device.
+    pub tail: Tail,
+    /// What happens after a failed write or flush.
+    pub errors: OnError,
+    /// Number of buffers in the flush ring, 2 to 64.
+    pub ring_size: usize,
+    /// Bytes in each buffer of the ring.
+    pub buffer_size: usize,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            read_only: false,
+            flush_ms: 100,
+            tail: Tail::default(),
+            errors: OnError::default(),
+            ring_size: 4,
+            buffer_size: 2 << 20,
+        }
+    }
+}
+
+/// Attributes of a log as `stat` shows them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogInfo {
+    /// Its id.
+    pub id: LogId,
+    /// Its name, without a slash.
+    pub name: Vec<u8>,
+    /// Permission bits (07777).
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Logical offset of its end, in bytes.
+    pub size: u64,
+    /// First retained offset.
+    pub head: u64,
+    /// Bytes of the device that its frames take.
+    pub device_bytes: u64,
+    /// Times, ns since 1970.
+    pub mtime_ns: u64,
+    /// Change of attributes, ns since 1970.
+    pub ctime_ns: u64,
+    /// Birth, ns since 1970.
+    pub btime_ns: u64,
+    /// LSN behind its last record: `make_stable(end_lsn)` is its fsync.
+    pub end_lsn: u64,
+}
+
+/// A change of attributes; `None` leaves one as it is.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct AttrChange {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Time of modification, ns since 1970.
+    pub mtime_ns: Option<u64>,
+}
+
+/// Why the store refused. `errno()` is what a system call answers.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// No room for the record; nothing of it was taken.
+    #[error("no space left on the device")]
+    NoSpace,
+    /// Larger than the store's largest record.
+    #[error("record of {len} bytes is larger than the store's limit of {max} bytes")]
+    TooLarge {
+        /// Bytes asked for.
+        len: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// `AppendAt::Exactly` was not the end.
+    #[error("the offset is not the end of the log")]
+    NotAtEnd,
+    /// The ring is full: queue it with `append_later` or wait.
+    #[error("the flush ring is full")]
+    WouldBlock,
+    /// Mounted read-only, or appends stopped after an error.
+    #[error("the store is read-only")]
+    ReadOnly,
+    /// A device error or damage; the text says where.
+    #[error("{0}")]
+    Io(String),
+    /// No such log.
+    #[error("no such log")]
+    NotFound,
+    /// The store is closing.
+    #[error("the store is closed")]
+    Closed,
+}
+
+impl StoreError {
+    /// The errno a system call answers with.
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::NoSpace => libc::ENOSPC,
+            Self::TooLarge { .. } => libc::EFBIG,
+            Self::NotAtEnd => libc::EPERM,
+            Self::WouldBlock => libc::EAGAIN,
+            Self::ReadOnly => libc::EROFS,
+            Self::Io(_) => libc::EIO,
+            Self::NotFound => libc::ENOENT,
+            Self::Closed => libc::ESHUTDOWN,
+        }
+    }
+}
+
+/// Called once when what was asked for is durable, or can't be.
+pub type StableDone = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+/// Called once with what became of a queued append.
+pub type AppendDone = Box<dyn FnOnce(Result<Appended, StoreError>) + Send>;
+/// Called once with the bytes of a read: fewer than asked for only at the end of the log or before damage.
+pub type ReadDone = Box<dyn FnOnce(Result<Vec<u8>, StoreError>) + Send>;
+
+/// What the last recovery found.
+#[derive(Debug, Clone, Default, serde::Serialize)]
+pub struct RecoveryReport {
+    /// The last unmount was clean.
+    pub clean: bool,
+    /// LSN the scan started at.
+    pub from_lsn: u64,
+    /// LSN it ended at: the new end of the store.
+    pub end_lsn: u64,
+    /// Frames read.
+    pub frames: u64,
+    /// Bytes of unacknowledged tail that were cut.
+    pub cut_bytes: u64,
+    /// Frames of that tail that could be seen to be broken or behind a broken one.
+    pub cut_frames: u64,
+    /// Damaged places below the last stable mark.
+    pub damage: Vec<Damage>,
+    /// What could not be decided, and other remarks, a sentence each.
+    pub notes: Vec<String>,
+    /// Milliseconds it took.
+    pub millis: u64,
+}
+
+/// A damaged extent.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Damage {
+    /// First LSN of it.
+    pub lsn: u64,
+    /// Bytes.
+    pub len: u64,
+    /// Its place on the device.
+    pub device_offset: u64,
+    /// Segment sequence number.
+    pub segment: u64,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "segment {} lsn {:#x} device offset {} length {}: {}",
+            self.segment, self.lsn, self.device_offset, self.len, self.what
+        )
+    }
+}
+
+/// Figures for `status`, `df` and the control tree. Byte counts unless the name says otherwise.
+#[derive(Debug, Clone, Default, serde::Serialize)]
+pub struct Stats {
+    /// Device path.
+    pub device: String,
+    /// Store id.
+    pub uuid: String,
+    /// Label.
+    pub label: String,
+    /// Bytes of all segments.
+    pub capacity: u64,
+    /// Bytes of segments written or given up to padding and headers.
+    pub used: u64,
+    /// Bytes that can still be appended, frames included; 0 once an append was refused for lack of room.
+    pub available: u64,
+    /// The last append was refused for lack of room.
+    pub full: bool,
+    /// Segment size.
+    pub segment_size: u64,
+    /// Number of segments.
+    pub segments: u64,
+    /// Of them unused.
+    pub segments_free: u64,
+    /// Block size.
+    pub block_size: u64,
+    /// Largest record.
+    pub max_record: u64,
+    /// Epoch: number of this mount.
+    pub epoch: u64,
+    /// LSN of the end of what was accepted.
+    pub end_lsn: u64,
+    /// Everything below is on stable media.
+    pub stable_lsn: u64,
+    /// Recovery would start here.
+    pub recovery_lsn: u64,
+    /// Appends accepted since the mount.
+    pub appends: u64,
+    /// Payload bytes accepted since the mount.
+    pub append_bytes: u64,
+    /// Writes given to the device.
+    pub device_writes: u64,
+    /// Bytes given to the device.
+    pub device_write_bytes: u64,
+    /// Durable flushes of the device.
+    pub device_flushes: u64,
+    /// fsyncs (and durable writes) answered.
+    pub syncs: u64,
+    /// Buffers sealed because they were full.
+    pub seals_full: u64,
+    /// Buffers sealed for a commit or by the timer.
+    pub seals_commit: u64,
+    /// Failed Flush frames left since the mount.
+    pub failed_flushes: u64,
+    /// Appends waiting for room in the ring.
+    pub queued_appends: u64,
+    /// Writes tried again.
+    pub retries: u64,
+    /// `rw`, `ro` or why appends stopped.
+    pub state: String,
+    /// Last recovery.
+    pub recovery: RecoveryReport,
+}
+
+/// One slot of the flush ring, for `/.llamafs/ring`.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct RingSlot {
+    /// Slot number.
+    pub slot: usize,
+    /// It is CURRENT.
+    pub current: bool,
+    /// Number of its filling.
+    pub filling: u64,
+    /// Raw state word.
+    pub word: u64,
+    /// Write offset from the word.
+    pub offset: u32,
+    /// Writers from the word.
+    pub writers: u32,
+    /// Flush in progress.
+    pub flushing: bool,
+    /// Sealed.
+    pub sealed: bool,
+    /// LSN of its byte 0.
+    pub base_lsn: u64,
+    /// First claimable byte.
+    pub start: usize,
+    /// Claims end at or below this.
+    pub limit: usize,
+}
