@@ -1,0 +1,380 @@
+//! The checkpoint: catalog, segment table and sparse index as they were at the recovery start LSN.
+//!
+//! Two areas are written alternately, whole and then flushed, so a torn checkpoint leaves the one before it.
+
+use super::catalog::{CatalogEntry, CatalogError};
+use super::{CHECKPOINT_HEADER, Lsn, uuid_text};
+use std::collections::HashSet;
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// First eight bytes of a checkpoint.
+pub const MAGIC: [u8; 8] = *b"LLAMACKP";
+
+const CRC_AT: usize = 8;
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawHeader {
+    magic: [u8; 8],
+    crc: U32,
+    payload_len: U32,
+    uuid: [u8; 16],
+    generation: U64,
+    epoch: U64,
+    recovery_lsn: U64,
+    stable_lsn: U64,
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawSegment {
+    sequence: U64,
+    physical: U32,
+    state: U32,
+    epoch: U64,
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawIndex {
+    log_id: U32,
+    granularity: U64,
+    count: U32,
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawPoint {
+    offset: U64,
+    lsn: U64,
+}
+
+const _: () = assert!(size_of::<RawHeader>() == CHECKPOINT_HEADER);
+
+/// What is known of a segment's use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum SegmentState {
+    /// Holds nothing.
+    Free = 0,
+    /// The log is written here.
+    Open = 1,
+    /// Full: never changes again.
+    Sealed = 2,
+    /// Given up, but an older checkpoint may still lead here: free once this checkpoint is stable.
+    Retired = 3,
+    /// Not to be used: the device failed here.
+    Bad = 4,
+}
+
+impl SegmentState {
+    fn from_number(number: u32) -> Option<Self> {
+        Some(match number {
+            0 => Self::Free,
+            1 => Self::Open,
+            2 => Self::Sealed,
+            3 => Self::Retired,
+            4 => Self::Bad,
+            _ => return None,
+        })
+    }
+}
+
+/// One line of the segment table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentEntry {
+    /// Its number in the log; 0 if it holds nothing.
+    pub sequence: u64,
+    /// Its place on the device. The caller compares it with the superblock's segment count.
+    pub physical: u32,
+    /// Its use.
+    pub state: SegmentState,
+    /// The epoch valid at its first frame.
+    pub epoch: u64,
+}
+
+/// Sparse index of one log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogIndex {
+    /// The log.
+    pub log_id: u32,
+    /// Bytes of the log from point to point, about.
+    pub granularity: u64,
+    /// Logical offset and LSN of the frame that starts there; neither ever falls.
+    pub points: Vec<(u64, Lsn)>,
+}
+
+/// What a checkpoint says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The store it belongs to.
+    pub uuid: [u8; 16],
+    /// The valid one with the higher generation counts.
+    pub generation: u64,
+    /// The epoch valid at `recovery_lsn`.
+    pub epoch: u64,
+    /// Where recovery starts to read the log.
+    pub recovery_lsn: Lsn,
+    /// The store was stable up to here.
+    pub stable_lsn: Lsn,
+    /// The catalog; ids and names are unique.
+    pub logs: Vec<CatalogEntry>,
+    /// The segment table; places are unique.
+    pub segments: Vec<SegmentEntry>,
+    /// Sparse indexes.
+    pub index: Vec<LogIndex>,
+}
+
+/// Why bytes are no checkpoint of this store.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CheckpointError {
+    /// Fewer bytes than it says.
+    #[error("checkpoint is cut short: {have} bytes of {need}")]
+    Short {
+        /// Bytes given.
+        have: u64,
+        /// Bytes that it should have.
+        need: u64,
+    },
+    /// None was written here, or something else was.
+    #[error("no checkpoint here (magic is not LLAMACKP)")]
+    NotMagic,
+    /// Bits have changed, or it was torn.
+    #[error("checkpoint is torn or damaged: checksum is {computed:08x}, should be {stored:08x}")]
+    Checksum {
+        /// What the header says.
+        stored: u32,
+        /// What the bytes give.
+        computed: u32,
+    },
+    /// Left over from another store.
+    #[error("checkpoint belongs to store {}", uuid_text(.0))]
+    Foreign([u8; 16]),
+    /// A part reaches past the end of the payload, or bytes are left over.
+    #[error("checkpoint makes no sense: {0} does not fit its payload")]
+    Overrun(&'static str),
+    /// The checksum is right but the content can't be.
+    #[error("checkpoint makes no sense: {0}")]
+    Senseless(&'static str),
+    /// A bad catalog entry.
+    #[error("checkpoint makes no sense: {0}")]
+    Catalog(#[from] CatalogError),
+}
+
+impl Checkpoint {
+    /// Header and payload. The caller pads to the block and checks that it fits the area.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![0; CHECKPOINT_HEADER];
+        put_count(&mut bytes, self.logs.len());
+        for log in &self.logs {
+            let entry = log.encode();
+            put_count(&mut bytes, entry.len());
+            bytes.extend_from_slice(&entry);
+        }
+        put_count(&mut bytes, self.segments.len());
+        for segment in &self.segments {
+            let raw = RawSegment {
+                sequence: segment.sequence.into(),
+                physical: segment.physical.into(),
+                state: (segment.state as u32).into(),
+                epoch: segment.epoch.into(),
+            };
+            bytes.extend_from_slice(raw.as_bytes());
+        }
+        put_count(&mut bytes, self.index.len());
+        for index in &self.index {
+            let raw = RawIndex {
+                log_id: index.log_id.into(),
+                granularity: index.granularity.into(),
+                count: count(index.points.len()).into(),
+            };
+            bytes.extend_from_slice(raw.as_bytes());
+            for &(offset, lsn) in &index.points {
+                let raw = RawPoint {
+                    offset: offset.into(),
+                    lsn: lsn.into(),
+                };
+                bytes.extend_from_slice(raw.as_bytes());
+            }
+        }
+        let mut header = RawHeader {
+            magic: MAGIC,
+            crc: 0.into(),
+            payload_len: count(bytes.len() - CHECKPOINT_HEADER).into(),
+            uuid: self.uuid,
+            generation: self.generation.into(),
+            epoch: self.epoch.into(),
+            recovery_lsn: self.recovery_lsn.into(),
+            stable_lsn: self.stable_lsn.into(),
+        };
+        let payload = bytes.get(CHECKPOINT_HEADER..).unwrap_or(&[]);
+        header.crc = crc32c::crc32c_append(crc32c::crc32c(header.as_bytes()), payload).into();
+        if let Some(front) = bytes.get_mut(..CHECKPOINT_HEADER) {
+            front.copy_from_slice(header.as_bytes());
+        }
+        bytes
+    }
+
+    /// Bytes of the checkpoint whose header `bytes` start with, header included: how much of the area to read.
+    /// Nothing about it is proved.
+    pub fn encoded_len(bytes: &[u8]) -> Result<u64, CheckpointError> {
+        let (header, _) =
+            RawHeader::ref_from_prefix(bytes).map_err(|_| CheckpointError::Short {
+                have: bytes.len() as u64,
+                need: CHECKPOINT_HEADER as u64,
+            })?;
+        if header.magic != MAGIC {
+            return Err(CheckpointError::NotMagic);
+        }
+        Ok(CHECKPOINT_HEADER as u64 + u64::from(header.payload_len.get()))
+    }
+
+    /// Reads a checkpoint of store `uuid` from the front of `area`; what lies behind it doesn't matter. Allocates no
+    /// more than a small multiple of what `area` holds.
+    pub fn decode(area: &[u8], uuid: &[u8; 16]) -> Result<Self, CheckpointError> {
+        let need = Self::encoded_len(area)?;
+        let short = CheckpointError::Short {
+            have: area.len() as u64,
+            need,
+        };
+        let bytes = usize::try_from(need)
+            .ok()
+            .and_then(|need| area.get(..need))
+            .ok_or(short.clone())?;
+        let (header, payload) = RawHeader::ref_from_prefix(bytes).map_err(|_| short)?;
+        let stored = header.crc.get();
+        let computed = super::crc_without_field(bytes, CRC_AT);
+        if stored != computed {
+            return Err(CheckpointError::Checksum { stored, computed });
+        }
+        if header.uuid != *uuid {
+            return Err(CheckpointError::Foreign(header.uuid));
+        }
+        let mut reader = Reader(payload);
+        let checkpoint = Self {
+            uuid: header.uuid,
+            generation: header.generation.get(),
+            epoch: header.epoch.get(),
+            recovery_lsn: header.recovery_lsn.get(),
+            stable_lsn: header.stable_lsn.get(),
+            logs: reader.logs()?,
+            segments: reader.segments()?,
+            index: reader.index()?,
+        };
+        if reader.0.is_empty() {
+            Ok(checkpoint)
+        } else {
+            Err(CheckpointError::Overrun("its end"))
+        }
+    }
+}
+
+/// A count as it is stored. More than that are more bytes than a checkpoint area may have.
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+fn put_count(bytes: &mut Vec<u8>, n: usize) {
+    bytes.extend_from_slice(&count(n).to_le_bytes());
+}
+
+/// What is still unread of a payload.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, len: usize, what: &'static str) -> Result<&'a [u8], CheckpointError> {
+        let (taken, rest) = self
+            .0
+            .split_at_checked(len)
+            .ok_or(CheckpointError::Overrun(what))?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn count(&mut self, what: &'static str) -> Result<usize, CheckpointError> {
+        let bytes = self.take(4, what)?;
+        let n = U32::read_from_bytes(bytes).map_err(|_| CheckpointError::Overrun(what))?;
+        usize::try_from(n.get()).map_err(|_| CheckpointError::Overrun(what))
+    }
+
+    /// `n` fixed-size structures: their bytes are seen before anything is allocated for them.
+    fn array<T: FromBytes + Immutable + KnownLayout + Unaligned>(
+        &mut self,
+        n: usize,
+        what: &'static str,
+    ) -> Result<&'a [T], CheckpointError> {
+        let len = n
+            .checked_mul(size_of::<T>())
+            .ok_or(CheckpointError::Overrun(what))?;
+        let bytes = self.take(len, what)?;
+        <[T]>::ref_from_bytes(bytes).map_err(|_| CheckpointError::Overrun(what))
+    }
+
+    /// The lists of unlike lengths grow as they are read: their count alone allocates nothing.
+    fn logs(&mut self) -> Result<Vec<CatalogEntry>, CheckpointError> {
+        let n = self.count("number of logs")?;
+        let (mut logs, mut ids) = (Vec::new(), HashSet::new());
+        for _ in 0..n {
+            let len = self.count("length of a catalog entry")?;
+            let entry = CatalogEntry::decode(self.take(len, "a catalog entry")?)?;
+            if !ids.insert(entry.log_id) {
+                return Err(CheckpointError::Senseless("two logs have one id"));
+            }
+            logs.push(entry);
+        }
+        let names: HashSet<&[u8]> = logs.iter().map(|log| log.name.as_slice()).collect();
+        if names.len() != logs.len() {
+            return Err(CheckpointError::Senseless("two logs have one name"));
+        }
+        Ok(logs)
+    }
+
+    fn segments(&mut self) -> Result<Vec<SegmentEntry>, CheckpointError> {
+        let n = self.count("number of segments")?;
+        let raw: &[RawSegment] = self.array(n, "the segment table")?;
+        let mut places = HashSet::with_capacity(n);
+        raw.iter()
+            .map(|raw| {
+                if !places.insert(raw.physical.get()) {
+                    return Err(CheckpointError::Senseless("two segments have one place"));
+                }
+                Ok(SegmentEntry {
+                    sequence: raw.sequence.get(),
+                    physical: raw.physical.get(),
+                    state: SegmentState::from_number(raw.state.get())
+                        .ok_or(CheckpointError::Senseless("a segment has an unknown state"))?,
+                    epoch: raw.epoch.get(),
+                })
+            })
+            .collect()
+    }
+
+    fn index(&mut self) -> Result<Vec<LogIndex>, CheckpointError> {
+        let n = self.count("number of indexes")?;
+        let mut indexes = Vec::new();
+        for _ in 0..n {
+            let raw = match self.array::<RawIndex>(1, "an index")? {
+                [raw] => raw,
+                _ => return Err(CheckpointError::Overrun("an index")),
+            };
+            let (log_id, granularity) = (raw.log_id.get(), raw.granularity.get());
+            let n = usize::try_from(raw.count.get())
+                .map_err(|_| CheckpointError::Overrun("an index"))?;
+            let points: Vec<(u64, Lsn)> = self
+                .array::<RawPoint>(n, "points of an index")?
+                .iter()
+                .map(|point| (point.offset.get(), point.lsn.get()))
+                .collect();
+            if !points.is_sorted_by(|a, b| a.0 <= b.0 && a.1 <= b.1) {
+                return Err(CheckpointError::Senseless("an index is out of order"));
+            }
+            indexes.push(LogIndex {
+                log_id,
+                granularity,
+                points,
+            });
+        }
+        Ok(indexes)
+    }
+}
