@@ -6,7 +6,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// Version of the entry's layout.
 pub const ENTRY_VERSION: u16 = 1;
 /// Bytes of an entry in front of its name.
-pub const ENTRY_FIXED: usize = 64;
+pub const ENTRY_FIXED: usize = 72;
 /// Longest name in bytes, as everywhere in Linux.
 pub const NAME_MAX: usize = 255;
 /// In `flags`: the modification time was set by hand and doesn't follow the last record.
@@ -27,6 +27,7 @@ struct Raw {
     mtime_ns: U64,
     ctime_ns: U64,
     btime_ns: U64,
+    device_bytes: U64,
 }
 
 const _: () = assert!(size_of::<Raw>() == ENTRY_FIXED);
@@ -54,6 +55,8 @@ pub struct CatalogEntry {
     pub ctime_ns: u64,
     /// Birth, ns since 1970.
     pub btime_ns: u64,
+    /// Bytes of the device that its frames take.
+    pub device_bytes: u64,
     /// Its name: 1 to 255 bytes without `/` and NUL, neither `.` nor `..`.
     pub name: Vec<u8>,
 }
@@ -70,9 +73,7 @@ pub enum CatalogError {
         need: usize,
     },
     /// Written by a newer llamafs.
-    #[error(
-        "catalog entry has version {0}, this llamafs reads version {ENTRY_VERSION}: use a newer llamafs"
-    )]
+    #[error("catalog entry has version {0}, this llamafs reads version {ENTRY_VERSION}: use a newer llamafs")]
     Version(u16),
     /// No name for a file.
     #[error("catalog entry has an impossible name")]
@@ -84,19 +85,13 @@ pub enum CatalogError {
 
 /// `name` can be that of a log.
 pub fn is_valid_name(name: &[u8]) -> bool {
-    (1..=NAME_MAX).contains(&name.len())
-        && !name.iter().any(|&b| b == b'/' || b == 0)
-        && name != b"."
-        && name != b".."
+    (1..=NAME_MAX).contains(&name.len()) && !name.iter().any(|&b| b == b'/' || b == 0) && name != b"." && name != b".."
 }
 
 impl CatalogEntry {
     /// The entry's bytes. A name that is none gives an entry that no decoder accepts: ask `is_valid_name` first.
     pub fn encode(&self) -> Vec<u8> {
-        let name = self
-            .name
-            .get(..self.name.len().min(usize::from(u16::MAX)))
-            .unwrap_or(&[]);
+        let name = self.name.get(..self.name.len().min(usize::from(u16::MAX))).unwrap_or(&[]);
         let raw = Raw {
             version: ENTRY_VERSION.into(),
             name_len: (name.len() as u16).into(),
@@ -110,6 +105,7 @@ impl CatalogEntry {
             mtime_ns: self.mtime_ns.into(),
             ctime_ns: self.ctime_ns.into(),
             btime_ns: self.btime_ns.into(),
+            device_bytes: self.device_bytes.into(),
         };
         let mut bytes = Vec::with_capacity(ENTRY_FIXED + name.len());
         bytes.extend_from_slice(raw.as_bytes());
@@ -125,10 +121,7 @@ impl CatalogEntry {
         if let Some(version) = version.filter(|&v| v != ENTRY_VERSION) {
             return Err(CatalogError::Version(version));
         }
-        let short = CatalogError::Length {
-            have,
-            need: ENTRY_FIXED,
-        };
+        let short = CatalogError::Length { have, need: ENTRY_FIXED };
         let (raw, name) = Raw::ref_from_prefix(bytes).map_err(|_| short)?;
         let need = ENTRY_FIXED + usize::from(raw.name_len.get());
         if have != need {
@@ -148,15 +141,14 @@ impl CatalogEntry {
             mtime_ns: raw.mtime_ns.get(),
             ctime_ns: raw.ctime_ns.get(),
             btime_ns: raw.btime_ns.get(),
+            device_bytes: raw.device_bytes.get(),
             name: name.to_vec(),
         };
         if entry.log_id == 0 {
             return Err(CatalogError::Senseless("log id is 0"));
         }
         if entry.mode & !0o7777 != 0 {
-            return Err(CatalogError::Senseless(
-                "mode has more than permission bits",
-            ));
+            return Err(CatalogError::Senseless("mode has more than permission bits"));
         }
         if entry.head > entry.size {
             return Err(CatalogError::Senseless("head is behind the end"));

@@ -191,10 +191,7 @@ impl Checkpoint {
             };
             bytes.extend_from_slice(raw.as_bytes());
             for &(offset, lsn) in &index.points {
-                let raw = RawPoint {
-                    offset: offset.into(),
-                    lsn: lsn.into(),
-                };
+                let raw = RawPoint { offset: offset.into(), lsn: lsn.into() };
                 bytes.extend_from_slice(raw.as_bytes());
             }
         }
@@ -219,11 +216,8 @@ impl Checkpoint {
     /// Bytes of the checkpoint whose header `bytes` start with, header included: how much of the area to read.
     /// Nothing about it is proved.
     pub fn encoded_len(bytes: &[u8]) -> Result<u64, CheckpointError> {
-        let (header, _) =
-            RawHeader::ref_from_prefix(bytes).map_err(|_| CheckpointError::Short {
-                have: bytes.len() as u64,
-                need: CHECKPOINT_HEADER as u64,
-            })?;
+        let (header, _) = RawHeader::ref_from_prefix(bytes)
+            .map_err(|_| CheckpointError::Short { have: bytes.len() as u64, need: CHECKPOINT_HEADER as u64 })?;
         if header.magic != MAGIC {
             return Err(CheckpointError::NotMagic);
         }
@@ -234,14 +228,8 @@ impl Checkpoint {
     /// more than a small multiple of what `area` holds.
     pub fn decode(area: &[u8], uuid: &[u8; 16]) -> Result<Self, CheckpointError> {
         let need = Self::encoded_len(area)?;
-        let short = CheckpointError::Short {
-            have: area.len() as u64,
-            need,
-        };
-        let bytes = usize::try_from(need)
-            .ok()
-            .and_then(|need| area.get(..need))
-            .ok_or(short.clone())?;
+        let short = CheckpointError::Short { have: area.len() as u64, need };
+        let bytes = usize::try_from(need).ok().and_then(|need| area.get(..need)).ok_or(short.clone())?;
         let (header, payload) = RawHeader::ref_from_prefix(bytes).map_err(|_| short)?;
         let stored = header.crc.get();
         let computed = super::crc_without_field(bytes, CRC_AT);
@@ -262,11 +250,7 @@ impl Checkpoint {
             segments: reader.segments()?,
             index: reader.index()?,
         };
-        if reader.0.is_empty() {
-            Ok(checkpoint)
-        } else {
-            Err(CheckpointError::Overrun("its end"))
-        }
+        if reader.0.is_empty() { Ok(checkpoint) } else { Err(CheckpointError::Overrun("its end")) }
     }
 }
 
@@ -284,10 +268,7 @@ struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
     fn take(&mut self, len: usize, what: &'static str) -> Result<&'a [u8], CheckpointError> {
-        let (taken, rest) = self
-            .0
-            .split_at_checked(len)
-            .ok_or(CheckpointError::Overrun(what))?;
+        let (taken, rest) = self.0.split_at_checked(len).ok_or(CheckpointError::Overrun(what))?;
         self.0 = rest;
         Ok(taken)
     }
@@ -304,9 +285,7 @@ impl<'a> Reader<'a> {
         n: usize,
         what: &'static str,
     ) -> Result<&'a [T], CheckpointError> {
-        let len = n
-            .checked_mul(size_of::<T>())
-            .ok_or(CheckpointError::Overrun(what))?;
+        let len = n.checked_mul(size_of::<T>()).ok_or(CheckpointError::Overrun(what))?;
         let bytes = self.take(len, what)?;
         <[T]>::ref_from_bytes(bytes).map_err(|_| CheckpointError::Overrun(what))
     }
@@ -359,8 +338,7 @@ impl<'a> Reader<'a> {
                 _ => return Err(CheckpointError::Overrun("an index")),
             };
             let (log_id, granularity) = (raw.log_id.get(), raw.granularity.get());
-            let n = usize::try_from(raw.count.get())
-                .map_err(|_| CheckpointError::Overrun("an index"))?;
+            let n = usize::try_from(raw.count.get()).map_err(|_| CheckpointError::Overrun("an index"))?;
             let points: Vec<(u64, Lsn)> = self
                 .array::<RawPoint>(n, "points of an index")?
                 .iter()
@@ -369,11 +347,7 @@ impl<'a> Reader<'a> {
             if !points.is_sorted_by(|a, b| a.0 <= b.0 && a.1 <= b.1) {
                 return Err(CheckpointError::Senseless("an index is out of order"));
             }
-            indexes.push(LogIndex {
-                log_id,
-                granularity,
-                points,
-            });
+            indexes.push(LogIndex { log_id, granularity, points });
         }
         Ok(indexes)
     }

@@ -9,6 +9,8 @@ pub mod frame;
 pub mod segment;
 pub mod signature;
 pub mod superblock;
+#[cfg(test)]
+mod tests;
 
 pub use catalog::{CatalogEntry, CatalogError};
 pub use checkpoint::{Checkpoint, CheckpointError, LogIndex, SegmentEntry, SegmentState};

@@ -3,9 +3,7 @@
 //! A segment is reused, so its header says the sequence number of this lap; a frame's checksum depends on its LSN and
 //! so on that number.
 
-use super::{
-    FORMAT_VERSION, Lsn, MIN_BLOCK, SEGMENT_HEADER, crc_without_field, is_zero, put_text, uuid_text,
-};
+use super::{FORMAT_VERSION, Lsn, MIN_BLOCK, SEGMENT_HEADER, crc_without_field, is_zero, put_text, uuid_text};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -88,14 +86,7 @@ impl SegmentHeader {
     /// One block of `block_size` bytes (at least 512).
     pub fn encode(&self, block_size: u32) -> Vec<u8> {
         let mut text = [0; TEXT_LEN];
-        put_text(
-            &mut text,
-            &format!(
-                "\nsegment {} of store {}\n",
-                self.sequence,
-                uuid_text(&self.uuid)
-            ),
-        );
+        put_text(&mut text, &format!("\nsegment {} of store {}\n", self.sequence, uuid_text(&self.uuid)));
         let mut raw = Raw {
             magic: MAGIC,
             crc: 0.into(),
@@ -119,8 +110,7 @@ impl SegmentHeader {
     /// Reads the header of a segment of store `uuid`. `block` is exactly the header's block: what lies behind the
     /// first 512 bytes must be zero.
     pub fn decode(block: &[u8], uuid: &[u8; 16]) -> Result<Self, SegmentError> {
-        let (raw, rest) =
-            Raw::ref_from_prefix(block).map_err(|_| SegmentError::Short(block.len()))?;
+        let (raw, rest) = Raw::ref_from_prefix(block).map_err(|_| SegmentError::Short(block.len()))?;
         if raw.magic != MAGIC {
             return Err(SegmentError::NotMagic);
         }
@@ -154,9 +144,7 @@ impl SegmentHeader {
             || size.checked_mul(header.sequence) != Some(header.first_lsn)
             || !size.is_multiple_of(u64::from(MIN_BLOCK))
         {
-            return Err(SegmentError::Senseless(
-                "first LSN is not its sequence times a segment size",
-            ));
+            return Err(SegmentError::Senseless("first LSN is not its sequence times a segment size"));
         }
         Ok(header)
     }

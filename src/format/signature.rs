@@ -42,10 +42,7 @@ const MD_MAGIC: [u8; 4] = 0xa92b_4efc_u32.to_le_bytes();
 /// own). Fewer bytes are searched as far as they go.
 pub fn known_signature(first_128k: &[u8]) -> Option<&'static str> {
     let has = |at: usize, magic: &[u8]| has_at(first_128k, at, magic);
-    let fixed = SIGNATURES
-        .iter()
-        .find(|(at, magic, _)| has(*at, magic))
-        .map(|(_, _, whose)| *whose);
+    let fixed = SIGNATURES.iter().find(|(at, magic, _)| has(*at, magic)).map(|(_, _, whose)| *whose);
     fixed
         .or_else(|| is_lvm(first_128k).then_some("an LVM2 physical volume"))
         .or_else(|| is_ext(first_128k).then_some("an ext2, ext3 or ext4 file system"))
@@ -60,24 +57,19 @@ fn has_at(bytes: &[u8], at: usize, magic: &[u8]) -> bool {
 
 /// The label may lie in any of the first four sectors.
 fn is_lvm(bytes: &[u8]) -> bool {
-    (0..4).any(|sector| {
-        has_at(bytes, sector * 512, b"LABELONE") && has_at(bytes, sector * 512 + 24, b"LVM2")
-    })
+    (0..4).any(|sector| has_at(bytes, sector * 512, b"LABELONE") && has_at(bytes, sector * 512 + 24, b"LVM2"))
 }
 
 /// Two bytes of magic are few, so the superblock's log of the block size must be possible too.
 fn is_ext(bytes: &[u8]) -> bool {
-    has_at(bytes, 1080, &[0x53, 0xef])
-        && bytes
-            .get(1048..1052)
-            .is_some_and(|log| matches!(log, [0..=6, 0, 0, 0]))
+    has_at(bytes, 1080, &[0x53, 0xef]) && bytes.get(1048..1052).is_some_and(|log| matches!(log, [0..=6, 0, 0, 0]))
 }
 
 /// At the end of the first page, whatever the page size of the machine that made it.
 fn is_swap(bytes: &[u8]) -> bool {
-    [4096, 8192, 16_384, 32_768, 65_536].iter().any(|page| {
-        has_at(bytes, page - 10, b"SWAPSPACE2") || has_at(bytes, page - 10, b"SWAP-SPACE")
-    })
+    [4096, 8192, 16_384, 32_768, 65_536]
+        .iter()
+        .any(|page| has_at(bytes, page - 10, b"SWAPSPACE2") || has_at(bytes, page - 10, b"SWAP-SPACE"))
 }
 
 fn is_fat(bytes: &[u8]) -> bool {

@@ -4,9 +4,9 @@
 //! anybody computes with it: behind it no sum of these numbers overflows or leaves the device.
 
 use super::{
-    CHECKPOINT_START, FORMAT_VERSION, LABEL_MAX, Lsn, MAX_BLOCK, MAX_CHECKPOINT_BYTES, MAX_PAYLOAD,
-    MAX_SEGMENT, MAX_SEGMENTS, MIN_BLOCK, SUPERBLOCK_A, SUPERBLOCK_B, SUPERBLOCK_LEN,
-    crc_without_field, frame_len, is_zero, put_text, uuid_text,
+    CHECKPOINT_START, FORMAT_VERSION, LABEL_MAX, Lsn, MAX_BLOCK, MAX_CHECKPOINT_BYTES, MAX_PAYLOAD, MAX_SEGMENT,
+    MAX_SEGMENTS, MIN_BLOCK, SUPERBLOCK_A, SUPERBLOCK_B, SUPERBLOCK_LEN, crc_without_field, frame_len, is_zero,
+    put_text, uuid_text,
 };
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -119,9 +119,7 @@ pub enum SuperblockError {
     #[error("no llamafs superblock here (magic is not LLAMAFS1)")]
     NotMagic,
     /// Written by a newer llamafs.
-    #[error(
-        "store has format version {0}, this llamafs reads version {FORMAT_VERSION}: use a newer llamafs"
-    )]
+    #[error("store has format version {0}, this llamafs reads version {FORMAT_VERSION}: use a newer llamafs")]
     Version(u32),
     /// Bits have changed.
     #[error("superblock is damaged: checksum is {computed:08x}, should be {stored:08x}")]
@@ -142,11 +140,7 @@ pub enum SuperblockError {
 impl Superblock {
     /// Byte offset of the copy that this generation is written to.
     pub fn copy_offset(&self) -> u64 {
-        if self.generation.is_multiple_of(2) {
-            SUPERBLOCK_A
-        } else {
-            SUPERBLOCK_B
-        }
+        if self.generation.is_multiple_of(2) { SUPERBLOCK_A } else { SUPERBLOCK_B }
     }
 
     /// Read-only compatible features that are unknown here: mount read-only if this isn't 0.
@@ -159,9 +153,7 @@ impl Superblock {
         if u64::from(physical) >= self.segment_count {
             return None;
         }
-        u64::from(physical)
-            .checked_mul(u64::from(self.segment_size))?
-            .checked_add(self.data_start)
+        u64::from(physical).checked_mul(u64::from(self.segment_size))?.checked_add(self.data_start)
     }
 
     /// The 4096 bytes of the block.
@@ -208,8 +200,7 @@ impl Superblock {
 
     /// What the block says, with geometry that is safe to compute with. Looks at the first 4096 bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, SuperblockError> {
-        let (raw, _) =
-            Raw::ref_from_prefix(bytes).map_err(|_| SuperblockError::Short(bytes.len()))?;
+        let (raw, _) = Raw::ref_from_prefix(bytes).map_err(|_| SuperblockError::Short(bytes.len()))?;
         if raw.magic != MAGIC {
             return Err(SuperblockError::NotMagic);
         }
@@ -269,11 +260,7 @@ impl Superblock {
     /// The numbers fit each other and the device. `format` asks this too, before it writes.
     pub fn check_geometry(&self) -> Result<(), SuperblockError> {
         let require = |holds: bool, what: &'static str| {
-            if holds {
-                Ok(())
-            } else {
-                Err(SuperblockError::Geometry(what))
-            }
+            if holds { Ok(()) } else { Err(SuperblockError::Geometry(what)) }
         };
         let block = u64::from(self.block_size);
         let segment = u64::from(self.segment_size);
@@ -285,13 +272,9 @@ impl Superblock {
             segment % block == 0 && segment >= 2 * block && self.segment_size <= MAX_SEGMENT,
             "segment size is not a multiple of the block, from two blocks to 2 GiB",
         )?;
+        require((1..=MAX_SEGMENTS).contains(&self.segment_count), "segment count is 0 or too large")?;
         require(
-            (1..=MAX_SEGMENTS).contains(&self.segment_count),
-            "segment count is 0 or too large",
-        )?;
-        require(
-            self.checkpoint_start >= CHECKPOINT_START
-                && self.checkpoint_start.is_multiple_of(block),
+            self.checkpoint_start >= CHECKPOINT_START && self.checkpoint_start.is_multiple_of(block),
             "checkpoint area overlaps the superblocks or is not on a block",
         )?;
         require(
@@ -301,23 +284,16 @@ impl Superblock {
         )?;
         require(
             // At most 2^31, so doubling is safe.
-            self.checkpoint_start
-                .checked_add(2 * self.checkpoint_bytes)
-                .is_some_and(|end| end <= self.data_start)
+            self.checkpoint_start.checked_add(2 * self.checkpoint_bytes).is_some_and(|end| end <= self.data_start)
                 && self.data_start.is_multiple_of(block),
             "segments overlap the checkpoint areas or are not on a block",
         )?;
         require(
             // At most 2^22 * 2^31, so the product is safe.
-            self.data_start
-                .checked_add(segment * self.segment_count)
-                .is_some_and(|end| end <= self.device_bytes),
+            self.data_start.checked_add(segment * self.segment_count).is_some_and(|end| end <= self.device_bytes),
             "segments reach past the end of the device",
         )?;
-        require(
-            self.device_bytes <= i64::MAX as u64,
-            "device is larger than any file offset",
-        )?;
+        require(self.device_bytes <= i64::MAX as u64, "device is larger than any file offset")?;
         let record = self.max_record as usize;
         require(
             (1..=MAX_PAYLOAD).contains(&record) && frame_len(record) as u64 <= segment - block,

@@ -1,8 +1,6 @@
 //! Reading frames from bytes that may be anything.
 
-use super::super::{
-    FRAME_ALIGN, FRAME_HEADER, Lsn, MAX_PAYLOAD, MAX_SEGMENT, SHORT_FRAME, frame_len, is_zero,
-};
+use super::super::{FRAME_ALIGN, FRAME_HEADER, Lsn, MAX_PAYLOAD, MAX_SEGMENT, SHORT_FRAME, frame_len, is_zero};
 use super::{FrameKind, FrameSeed, LongHeader, ShortHeader};
 use zerocopy::FromBytes;
 
@@ -77,12 +75,7 @@ pub struct Peek {
 /// segment: a frame that doesn't fit them gets `NeedMore`, and for VOID and PADD compare `total`.
 ///
 /// A payload longer than `max_payload` is refused unread.
-pub fn decode<'a>(
-    seed: &FrameSeed,
-    lsn: Lsn,
-    bytes: &'a [u8],
-    max_payload: usize,
-) -> Result<Frame<'a>, FrameError> {
+pub fn decode<'a>(seed: &FrameSeed, lsn: Lsn, bytes: &'a [u8], max_payload: usize) -> Result<Frame<'a>, FrameError> {
     if lsn == 0 || !lsn.is_multiple_of(FRAME_ALIGN as u64) {
         return Err(FrameError::Alignment(lsn));
     }
@@ -102,26 +95,12 @@ fn kind_of(bytes: &[u8]) -> Result<FrameKind, FrameError> {
     }
 }
 
-fn decode_short<'a>(
-    seed: &FrameSeed,
-    lsn: Lsn,
-    kind: FrameKind,
-    bytes: &[u8],
-) -> Result<Frame<'a>, FrameError> {
-    let (header, _) =
-        ShortHeader::read_from_prefix(bytes).map_err(|_| FrameError::NeedMore(SHORT_FRAME))?;
+fn decode_short<'a>(seed: &FrameSeed, lsn: Lsn, kind: FrameKind, bytes: &[u8]) -> Result<Frame<'a>, FrameError> {
+    let (header, _) = ShortHeader::read_from_prefix(bytes).map_err(|_| FrameError::NeedMore(SHORT_FRAME))?;
     check(header.crc.get(), header.crc(seed, lsn))?;
     let value = header.value.get();
     let total = short_total(kind, value).ok_or(FrameError::Length(value))?;
-    Ok(Frame {
-        kind,
-        log_id: 0,
-        offset: 0,
-        time_ns: 0,
-        payload: &[],
-        value,
-        total,
-    })
+    Ok(Frame { kind, log_id: 0, offset: 0, time_ns: 0, payload: &[], value, total })
 }
 
 fn decode_long<'a>(
@@ -131,8 +110,7 @@ fn decode_long<'a>(
     bytes: &'a [u8],
     max_payload: usize,
 ) -> Result<Frame<'a>, FrameError> {
-    let (header, rest) =
-        LongHeader::read_from_prefix(bytes).map_err(|_| FrameError::NeedMore(FRAME_HEADER))?;
+    let (header, rest) = LongHeader::read_from_prefix(bytes).map_err(|_| FrameError::NeedMore(FRAME_HEADER))?;
     let (len, epoch8) = header.len_and_epoch();
     if epoch8 != seed.epoch8() {
         return Err(FrameError::Epoch(epoch8));
@@ -169,11 +147,7 @@ fn decode_long<'a>(
 }
 
 fn check(stored: u32, computed: u32) -> Result<(), FrameError> {
-    if stored == computed {
-        Ok(())
-    } else {
-        Err(FrameError::Checksum { stored, computed })
-    }
+    if stored == computed { Ok(()) } else { Err(FrameError::Checksum { stored, computed }) }
 }
 
 /// Bytes a short frame takes; `None` if it can't.
@@ -181,8 +155,7 @@ fn short_total(kind: FrameKind, value: u64) -> Option<u64> {
     let line = FRAME_ALIGN as u64;
     match kind {
         FrameKind::Pad => {
-            (value >= line && value.is_multiple_of(line) && value <= u64::from(MAX_SEGMENT))
-                .then_some(value)
+            (value >= line && value.is_multiple_of(line) && value <= u64::from(MAX_SEGMENT)).then_some(value)
         }
         _ => Some(line),
     }
@@ -201,17 +174,9 @@ pub fn peek(bytes: &[u8]) -> Option<Peek> {
     if kind.is_short() {
         let (header, _) = ShortHeader::read_from_prefix(bytes).ok()?;
         let total = short_total(kind, header.value.get())?;
-        return Some(Peek {
-            kind,
-            total,
-            epoch8: None,
-        });
+        return Some(Peek { kind, total, epoch8: None });
     }
     let (header, _) = LongHeader::read_from_prefix(bytes).ok()?;
     let (len, epoch8) = header.len_and_epoch();
-    Some(Peek {
-        kind,
-        total: frame_len(len) as u64,
-        epoch8: Some(epoch8),
-    })
+    Some(Peek { kind, total: frame_len(len) as u64, epoch8: Some(epoch8) })
 }

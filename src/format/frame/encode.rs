@@ -25,12 +25,7 @@ fn header(seed: &FrameSeed, head: &FrameHead, payload_len: usize) -> LongHeader 
 
 /// The 32 bytes in front of `payload` for a frame at `lsn`. The payload must not be longer than `MAX_PAYLOAD`: a
 /// longer one gives a frame that no decoder accepts.
-pub fn encode_header(
-    seed: &FrameSeed,
-    lsn: Lsn,
-    head: &FrameHead,
-    payload: &[u8],
-) -> [u8; FRAME_HEADER] {
+pub fn encode_header(seed: &FrameSeed, lsn: Lsn, head: &FrameHead, payload: &[u8]) -> [u8; FRAME_HEADER] {
     let mut header = header(seed, head, payload.len());
     header.crc = crc32c::crc32c_append(header.crc(seed, lsn), payload).into();
     zerocopy::transmute!(header)
@@ -71,21 +66,11 @@ pub fn write_frame(
 
 /// The header of a Failed Flush whose payload area has `payload_len` bytes, which nobody will read.
 pub fn encode_void(seed: &FrameSeed, lsn: Lsn, payload_len: usize) -> [u8; FRAME_HEADER] {
-    let head = FrameHead {
-        kind: Kind::Void,
-        log_id: 0,
-        offset: 0,
-        time_ns: 0,
-    };
+    let head = FrameHead { kind: Kind::Void, log_id: 0, offset: 0, time_ns: 0 };
     encode_header_only(seed, lsn, &head, payload_len)
 }
 
-fn encode_header_only(
-    seed: &FrameSeed,
-    lsn: Lsn,
-    head: &FrameHead,
-    payload_len: usize,
-) -> [u8; FRAME_HEADER] {
+fn encode_header_only(seed: &FrameSeed, lsn: Lsn, head: &FrameHead, payload_len: usize) -> [u8; FRAME_HEADER] {
     let mut header = header(seed, head, payload_len);
     header.crc = header.crc(seed, lsn).into();
     zerocopy::transmute!(header)
@@ -127,11 +112,7 @@ pub fn encode_pad(seed: &FrameSeed, lsn: Lsn, total: u64) -> [u8; SHORT_FRAME] {
 }
 
 fn encode_short(seed: &FrameSeed, lsn: Lsn, kind: [u8; 4], value: u64) -> [u8; SHORT_FRAME] {
-    let mut header = ShortHeader {
-        kind,
-        crc: U32::ZERO,
-        value: value.into(),
-    };
+    let mut header = ShortHeader { kind, crc: U32::ZERO, value: value.into() };
     header.crc = header.crc(seed, lsn).into();
     zerocopy::transmute!(header)
 }

@@ -55,41 +55,24 @@ impl EpochRecord {
             cut_lsn: raw.cut_lsn.get(),
             stable_lsn: raw.stable_lsn.get(),
         };
-        if record.previous_epoch < record.epoch {
-            Ok(record)
-        } else {
-            Err(FrameError::EpochRecord)
-        }
+        if record.previous_epoch < record.epoch { Ok(record) } else { Err(FrameError::EpochRecord) }
     }
 }
 
 /// Reads an EPOC frame at `lsn` with the seed of the epoch that it names itself.
-pub fn decode_epoch<'a>(
-    uuid: &[u8; 16],
-    lsn: Lsn,
-    bytes: &'a [u8],
-) -> Result<(Frame<'a>, EpochRecord), FrameError> {
+pub fn decode_epoch<'a>(uuid: &[u8; 16], lsn: Lsn, bytes: &'a [u8]) -> Result<(Frame<'a>, EpochRecord), FrameError> {
     match super::peek(bytes) {
         Some(peek) if peek.kind == FrameKind::Epoch => {}
         // Not an EPOC frame: let the decoder find the words for what it is instead.
         _ => {
             let seed = FrameSeed::new(uuid, 0);
-            return Err(decode(&seed, lsn, bytes, EPOCH_PAYLOAD)
-                .err()
-                .unwrap_or(FrameError::EpochRecord));
+            return Err(decode(&seed, lsn, bytes, EPOCH_PAYLOAD).err().unwrap_or(FrameError::EpochRecord));
         }
     }
     let end = FRAME_HEADER + EPOCH_PAYLOAD;
-    let payload = bytes
-        .get(FRAME_HEADER..end)
-        .ok_or(FrameError::NeedMore(end))?;
+    let payload = bytes.get(FRAME_HEADER..end).ok_or(FrameError::NeedMore(end))?;
     let record = EpochRecord::decode(payload)?;
-    let frame = decode(
-        &FrameSeed::new(uuid, record.epoch),
-        lsn,
-        bytes,
-        EPOCH_PAYLOAD,
-    )?;
+    let frame = decode(&FrameSeed::new(uuid, record.epoch), lsn, bytes, EPOCH_PAYLOAD)?;
     if frame.payload.len() != EPOCH_PAYLOAD {
         return Err(FrameError::EpochRecord);
     }

@@ -7,8 +7,6 @@
 mod decode;
 mod encode;
 mod epoch;
-#[cfg(test)]
-mod tests;
 
 pub use decode::{Frame, FrameError, Peek, decode, peek};
 pub use encode::{encode_header, encode_mark, encode_pad, encode_void, write_frame, write_void};
@@ -172,28 +170,16 @@ struct CheckedShort {
 impl LongHeader {
     #[inline]
     fn crc(&self, seed: &FrameSeed, lsn: Lsn) -> u32 {
-        let header = Self {
-            crc: U32::ZERO,
-            ..*self
-        };
-        let checked = CheckedLong {
-            lsn: lsn.into(),
-            header,
-        };
+        let header = Self { crc: U32::ZERO, ..*self };
+        let checked = CheckedLong { lsn: lsn.into(), header };
         crc32c::crc32c_append(seed.crc, checked.as_bytes())
     }
 }
 
 impl ShortHeader {
     fn crc(&self, seed: &FrameSeed, lsn: Lsn) -> u32 {
-        let header = Self {
-            crc: U32::ZERO,
-            ..*self
-        };
-        let checked = CheckedShort {
-            lsn: lsn.into(),
-            header,
-        };
+        let header = Self { crc: U32::ZERO, ..*self };
+        let checked = CheckedShort { lsn: lsn.into(), header };
         crc32c::crc32c_append(seed.crc, checked.as_bytes())
     }
 }
