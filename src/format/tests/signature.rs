@@ -2,7 +2,10 @@
 
 use super::*;
 
-fn with(places: &[(usize, &[u8])]) -> Option<&'static str> {
+/// Bytes and where they are.
+type Place<'a> = (usize, &'a [u8]);
+
+fn with(places: &[Place<'_>]) -> Option<&'static str> {
     let mut device = vec![0; 128 << 10];
     for (at, bytes) in places {
         device[*at..at + bytes.len()].copy_from_slice(bytes);
@@ -21,8 +24,8 @@ fn ours_and_nothing_are_free() {
 
 #[test]
 fn others_are_known() {
-    let boot: (usize, &[u8]) = (510, &[0x55, 0xaa]);
-    let cases: &[(&[(usize, &[u8])], &str)] = &[
+    let boot: Place<'_> = (510, &[0x55, 0xaa]);
+    let cases: &[(&[Place<'_>], &str)] = &[
         (&[(1080, &[0x53, 0xef]), (1048, &[2])], "ext"),
         (&[(0, b"XFSB")], "xfs"),
         (&[(0x10040, b"_BHRfS_M")], "btrfs"),
