@@ -1,0 +1,188 @@
+//! Memory that a device can be given: one aligned, zeroed allocation.
+//!
+//! [`Buffer`] is owned by one place, which may look at it as a slice. [`SharedBuffer`] is the reference-counted handle
+//! that the flush ring, QuikIO and the kernel hold at the same time; it gives out no slice, only the address, because
+//! no single holder can promise that the bytes stand still.
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::fmt;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+/// The block most devices and the page cache work in.
+pub const FOUR_KB_BLOCK: usize = 4096;
+/// The usual size of one buffer of the ring's ancestors, and the largest record.
+pub const ONE_MEGABYTE_BLOCK: usize = 1 << 20;
+
+/// A buffer could not be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BufferAllocError {
+    /// Length 0, or an alignment that is not a power of two, or both together past the address space.
+    #[error(
+        "a buffer of {len} bytes aligned to {align} cannot exist: give a length above 0 and a power of two"
+    )]
+    BadLayout {
+        /// Bytes asked for.
+        len: usize,
+        /// Alignment asked for.
+        align: usize,
+    },
+    /// The allocator has none left.
+    #[error("no memory for a buffer of {len} bytes: use fewer or smaller buffers")]
+    NoMemory {
+        /// Bytes asked for.
+        len: usize,
+    },
+}
+
+/// One zeroed, aligned allocation.
+pub struct Buffer {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: a Buffer owns its allocation alone, and plain bytes belong to no thread.
+unsafe impl Send for Buffer {}
+// SAFETY: through `&Buffer` safe code can only read; whoever writes through `as_ptr` answers for that in its own
+// unsafe block.
+unsafe impl Sync for Buffer {}
+
+impl Buffer {
+    /// `len` zeroed bytes whose address is a multiple of `align`. The pages are touched, so that the first lap through
+    /// the buffer does not pay for page faults.
+    pub fn new_aligned(len: usize, align: usize) -> Result<Buffer, BufferAllocError> {
+        let bad = BufferAllocError::BadLayout { len, align };
+        if len == 0 {
+            return Err(bad);
+        }
+        let layout = Layout::from_size_align(len, align).map_err(|_| bad)?;
+        // SAFETY: the layout's size was checked to be above 0.
+        let start = unsafe { alloc_zeroed(layout) };
+        let start = NonNull::new(start).ok_or(BufferAllocError::NoMemory { len })?;
+        Ok(Buffer { start, layout })
+    }
+
+    /// Bytes in it.
+    pub fn len(&self) -> usize {
+        self.layout.size()
+    }
+
+    /// Never: a buffer has at least one byte.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// All its bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        // SAFETY: the allocation is `len` initialised bytes, and lives as long as `self`; a Buffer that is borrowed
+        // is in one owner's hands, so nothing writes to it meanwhile.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len()) }
+    }
+
+    /// All its bytes, to be changed.
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: as in `as_slice`, and `&mut self` makes the borrow the only one.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len()) }
+    }
+
+    /// Its address, for the kernel and for those who share it out in disjoint pieces.
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new_aligned` with this very layout, and freed only here.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Buffer({} bytes, aligned to {})",
+            self.len(),
+            self.layout.align()
+        )
+    }
+}
+
+/// The reference-counted handle of a [`Buffer`].
+#[derive(Clone, Debug)]
+pub struct SharedBuffer(Arc<Buffer>);
+
+impl SharedBuffer {
+    /// Shares `buffer`; its bytes can then only be reached by address, until [`SharedBuffer::into_buffer`].
+    pub fn new(buffer: Buffer) -> SharedBuffer {
+        SharedBuffer(Arc::new(buffer))
+    }
+
+    /// The buffer back, if this is its last handle; else the handle.
+    pub fn into_buffer(self) -> Result<Buffer, SharedBuffer> {
+        Arc::try_unwrap(self.0).map_err(SharedBuffer)
+    }
+
+    /// Bytes in it.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Never: a buffer has at least one byte.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// Its address. The allocation lives as long as any handle.
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.0.as_ptr()
+    }
+
+    /// Two handles of one buffer.
+    pub fn same(&self, other: &SharedBuffer) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl From<Buffer> for SharedBuffer {
+    fn from(buffer: Buffer) -> SharedBuffer {
+        SharedBuffer::new(buffer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_is_zeroed_aligned_and_as_long_as_asked() {
+        for align in [1, 512, FOUR_KB_BLOCK, 2 * ONE_MEGABYTE_BLOCK] {
+            let mut b = Buffer::new_aligned(FOUR_KB_BLOCK + 3, align).unwrap();
+            assert_eq!(b.as_ptr() as usize % align, 0);
+            assert_eq!(b.len(), FOUR_KB_BLOCK + 3);
+            assert!(b.as_slice().iter().all(|&x| x == 0));
+            b.as_mut_slice()[FOUR_KB_BLOCK + 2] = 7;
+            assert_eq!(b.as_slice()[FOUR_KB_BLOCK + 2], 7);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_allocated_is_an_error_with_its_reason() {
+        for (len, align) in [(0, 8), (8, 0), (8, 3), (usize::MAX, 8)] {
+            let e = Buffer::new_aligned(len, align).unwrap_err();
+            assert_eq!(e, BufferAllocError::BadLayout { len, align });
+        }
+        let e = Buffer::new_aligned(isize::MAX as usize & !4095, 8).unwrap_err();
+        assert!(e.to_string().contains("no memory"));
+    }
+
+    #[test]
+    fn the_last_handle_gives_the_buffer_back() {
+        let a = SharedBuffer::new(Buffer::new_aligned(16, 16).unwrap());
+        let b = a.clone();
+        assert!(a.same(&b));
+        let a = a.into_buffer().unwrap_err();
+        drop(b);
+        assert_eq!(a.into_buffer().unwrap().len(), 16);
+    }
+}
