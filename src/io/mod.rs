@@ -1,4 +1,22 @@
 //! QuikIO, the `Device` trait and what stands behind it.
+//!
+//! [`open`] gives a [`UringDevice`] for a block device or a file; [`SimDevice`] is a disk in memory that loses power
+//! on demand. [`QuikIO`] drives either: it alone takes completions, continues short transfers, orders overlapping
+//! writes and remembers the first failure.
 #![allow(unsafe_code)]
 
 pub mod buffer;
+mod device;
+mod geometry;
+mod holder;
+mod open;
+mod quikio;
+mod sim;
+mod uring;
+
+pub use buffer::{Buffer, BufferAllocError, FOUR_KB_BLOCK, ONE_MEGABYTE_BLOCK, SharedBuffer};
+pub use device::{Completion, Device, Geometry, Request, SubmitError};
+pub use open::{Access, OpenError, open};
+pub use quikio::{IoCounters, IoError, QuikIO, ReadDone, WriteDone};
+pub use sim::{SimDevice, SimFault, SimOp, SimOps};
+pub use uring::UringDevice;

@@ -1,0 +1,254 @@
+//! Who has the device: for the one message that a person needs when it is busy.
+//!
+//! Everything is read from /proc and /sys, and nothing there is certain: the answer is a help, never a decision.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// The identity of a file or device, as `stat` gives it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Identity {
+    /// Device of the file system that the name lies in.
+    pub(super) dev: u64,
+    /// Inode of the name.
+    pub(super) ino: u64,
+    /// The device itself, if it is one.
+    pub(super) rdev: Option<u64>,
+}
+
+/// One clause that says who has it, such as `llamafs (process 4711) has it open`.
+pub(super) fn describe(id: Identity) -> String {
+    id.rdev
+        .and_then(used_by_kernel)
+        .or_else(|| {
+            locker(&fs::read_to_string("/proc/locks").unwrap_or_default(), id).and_then(process)
+        })
+        .or_else(|| opener(id).and_then(process))
+        .unwrap_or_else(|| "another process has it open (try `fuser -v`)".to_string())
+}
+
+/// Mounted, swapped to, or under another block device; a partition in use makes its disk busy.
+fn used_by_kernel(rdev: u64) -> Option<String> {
+    let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    if let Some(place) = mount_of(&mountinfo, rdev) {
+        return Some(format!("it is mounted on {place}"));
+    }
+    let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
+    let is_swap = |name: &str| fs::metadata(name).is_ok_and(|meta| meta.rdev() == rdev);
+    if swaps
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.split_whitespace().next())
+        .any(is_swap)
+    {
+        return Some("it is in use as swap".to_string());
+    }
+    let dir = format!("/sys/dev/block/{}", numbers(rdev));
+    if let Some(above) = entries(&format!("{dir}/holders")).next() {
+        return Some(format!("{above} is built on it"));
+    }
+    entries(&dir)
+        .filter(|name| Path::new(&format!("{dir}/{name}/partition")).exists())
+        .find_map(|name| {
+            let text = fs::read_to_string(format!("{dir}/{name}/dev")).ok()?;
+            let (major, minor) = text.trim().split_once(':')?;
+            let part = libc::makedev(major.parse().ok()?, minor.parse().ok()?);
+            used_by_kernel(part).map(|what| format!("its partition {name} is in use: {what}"))
+        })
+}
+
+fn entries(dir: &str) -> impl Iterator<Item = String> {
+    let read = fs::read_dir(dir).ok();
+    read.into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+}
+
+fn numbers(dev: u64) -> String {
+    format!("{}:{}", libc::major(dev), libc::minor(dev))
+}
+
+/// Where /proc/self/mountinfo says the device is mounted.
+fn mount_of(mountinfo: &str, rdev: u64) -> Option<String> {
+    let wanted = numbers(rdev);
+    mountinfo.lines().find_map(|line| {
+        let mut fields = line.split(' ');
+        (fields.nth(2) == Some(&wanted))
+            .then(|| fields.nth(1).map(unescape))
+            .flatten()
+    })
+}
+
+/// The type of the file system that `path` lies in, as mountinfo names it.
+pub(super) fn file_system_of(path: &Path, dev: u64) -> Option<String> {
+    let mountinfo = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let path = path.canonicalize().ok()?;
+    file_system_in(&mountinfo, &path, dev)
+}
+
+fn file_system_in(mountinfo: &str, path: &Path, dev: u64) -> Option<String> {
+    let wanted = numbers(dev);
+    let mut best: Option<(bool, usize, String)> = None;
+    for line in mountinfo.lines() {
+        let Some((left, right)) = line.split_once(" - ") else {
+            continue;
+        };
+        let mut fields = left.split(' ');
+        let (Some(device), Some(place)) = (fields.nth(2), fields.nth(1).map(unescape)) else {
+            continue;
+        };
+        let Some(kind) = right.split(' ').next() else {
+            continue;
+        };
+        // btrfs and overlay show files under device numbers of their own: then the longest mount point decides.
+        if path.starts_with(&place) {
+            let candidate = (device == wanted, place.len(), kind.to_string());
+            if best
+                .as_ref()
+                .is_none_or(|b| (b.0, b.1) <= (candidate.0, candidate.1))
+            {
+                best = Some(candidate);
+            }
+        }
+    }
+    best.map(|(_, _, kind)| kind)
+}
+
+/// mountinfo writes blanks and the like as three octal digits.
+fn unescape(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        let octal = tail.get(..3).filter(|_| first == b'\\');
+        let value = octal
+            .and_then(|o| std::str::from_utf8(o).ok())
+            .and_then(|o| u8::from_str_radix(o, 8).ok());
+        match value {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = tail.get(3..).unwrap_or_default();
+            }
+            None => {
+                bytes.push(first);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The process that /proc/locks names as holder of a lock on the file.
+fn locker(locks: &str, id: Identity) -> Option<u32> {
+    let mut name = String::new();
+    write!(
+        name,
+        "{:02x}:{:02x}:{}",
+        libc::major(id.dev),
+        libc::minor(id.dev),
+        id.ino
+    )
+    .ok()?;
+    locks.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        // "1: FLOCK ADVISORY WRITE 4711 fe:00:1234 0 EOF"; a waiter has "->" in front.
+        match fields.as_slice() {
+            [_, kind, _, _, pid, file, ..] if *kind != "->" && *file == name => pid.parse().ok(),
+            _ => None,
+        }
+    })
+}
+
+/// Another process that has it open; only root sees those of all users.
+fn opener(id: Identity) -> Option<u32> {
+    let me = std::process::id();
+    entries("/proc")
+        .filter_map(|name| name.parse::<u32>().ok())
+        .filter(|&pid| pid != me)
+        .find(|pid| {
+            let dir = format!("/proc/{pid}/fd");
+            entries(&dir).any(|fd| {
+                fs::metadata(format!("{dir}/{fd}")).is_ok_and(|meta| match id.rdev {
+                    Some(rdev) => {
+                        meta.mode() & libc::S_IFMT == libc::S_IFBLK && meta.rdev() == rdev
+                    }
+                    None => meta.dev() == id.dev && meta.ino() == id.ino,
+                })
+            })
+        })
+}
+
+fn process(pid: u32) -> Option<String> {
+    if pid == std::process::id() {
+        return Some(format!("this process ({pid}) has it open already"));
+    }
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    Some(format!("{} (process {pid}) has it open", name.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOUNTS: &str = "\
+22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
+30 22 0:40 / /mnt/with\\040blank rw - ramfs none rw
+31 22 7:3 / /mnt/loop rw shared:9 - xfs /dev/loop3 rw
+";
+
+    #[test]
+    fn a_mounted_device_is_found() {
+        assert_eq!(mount_of(MOUNTS, libc::makedev(7, 3)).unwrap(), "/mnt/loop");
+        assert_eq!(
+            mount_of(MOUNTS, libc::makedev(0, 40)).unwrap(),
+            "/mnt/with blank"
+        );
+        assert!(mount_of(MOUNTS, libc::makedev(7, 4)).is_none());
+    }
+
+    #[test]
+    fn the_file_system_is_that_of_the_longest_mount_point() {
+        let fs = |path: &str, major, minor| {
+            file_system_in(MOUNTS, Path::new(path), libc::makedev(major, minor))
+        };
+        assert_eq!(fs("/mnt/with blank/f", 0, 40).unwrap(), "ramfs");
+        assert_eq!(
+            fs("/mnt/loop/f", 0, 99).unwrap(),
+            "xfs",
+            "a device number of its own"
+        );
+        assert_eq!(fs("/home/f", 254, 0).unwrap(), "ext4");
+    }
+
+    #[test]
+    fn a_lock_names_its_process() {
+        let locks = "\
+1: -> FLOCK  ADVISORY  WRITE 7 fe:00:1234 0 EOF
+2: FLOCK  ADVISORY  WRITE 4711 fe:00:1234 0 EOF
+3: POSIX  ADVISORY  READ 9 fe:00:99 0 EOF
+";
+        let id = |ino| Identity {
+            dev: libc::makedev(0xfe, 0),
+            ino,
+            rdev: None,
+        };
+        assert_eq!(locker(locks, id(1234)), Some(4711));
+        assert_eq!(locker(locks, id(1)), None);
+    }
+
+    #[test]
+    fn damaged_input_is_no_answer() {
+        let id = Identity {
+            dev: 1,
+            ino: 1,
+            rdev: None,
+        };
+        assert_eq!(locker("x\n\n: : :", id), None);
+        assert_eq!(mount_of("\n- - -\n", 1), None);
+        assert_eq!(unescape("a\\04"), "a\\04");
+        assert_eq!(unescape("\\999"), "\\999");
+        assert_eq!(file_system_in("a - \n - x", Path::new("/"), 1), None);
+    }
+}

@@ -1,0 +1,309 @@
+//! Opening a device: O_DIRECT, for us alone, or one clear sentence why not.
+//!
+//! A block device opened for writing is claimed with O_EXCL, which keeps out mounts, swap and other claims. A lock
+//! (flock) on the name does the same for files, and lets a reader see that there is a writer.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::device::Geometry;
+use super::holder::{self, Identity};
+use super::uring::UringDevice;
+use super::{geometry, uring};
+
+/// How often a lock on a block device is tried: udev locks a device for a moment when it looks at it.
+const LOCK_TRIES: u32 = 50;
+/// Between two tries.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+/// What for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Look, with other readers, while nobody writes: busy if a writer has it.
+    ReadOnlyShared,
+    /// Look, whoever writes meanwhile.
+    ReadOnlyUnlocked,
+    /// Write, alone.
+    ReadWrite,
+}
+
+/// Why a device can't be used, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// ENOENT.
+    #[error("{}: no such file or device", .0.display())]
+    NotFound(PathBuf),
+    /// A directory.
+    #[error("{}: is a directory; name a block device or a file", .0.display())]
+    Directory(PathBuf),
+    /// A socket, pipe, terminal.
+    #[error("{}: is {kind}; name a block device or a file", .path.display())]
+    WrongKind {
+        /// The path.
+        path: PathBuf,
+        /// What it is.
+        kind: &'static str,
+    },
+    /// EACCES or EPERM.
+    #[error("{}: no permission to open it for {action}; run as root or as its owner", .path.display())]
+    NoPermission {
+        /// The path.
+        path: PathBuf,
+        /// `reading` or `writing`.
+        action: &'static str,
+    },
+    /// The device, or the file system, takes no writes.
+    #[error("{}: {what} is read-only; mount with `-o ro` or make it writable", .path.display())]
+    ReadOnly {
+        /// The path.
+        path: PathBuf,
+        /// `the device` or `the file system it lies on`.
+        what: &'static str,
+    },
+    /// No O_DIRECT.
+    #[error("{}: {fs} has no O_DIRECT; use a block device, or a file on ext4, xfs, btrfs or tmpfs", .path.display())]
+    NoDirectIo {
+        /// The path.
+        path: PathBuf,
+        /// The file system.
+        fs: String,
+    },
+    /// Somebody has it.
+    #[error("{}: is busy: {holder}", .path.display())]
+    Busy {
+        /// The path.
+        path: PathBuf,
+        /// Who has it.
+        holder: String,
+    },
+    /// Not one block long.
+    #[error("{}: is empty; give it a size first (`truncate -s 1G FILE`)", .0.display())]
+    Empty(PathBuf),
+    /// io_uring can't be used.
+    #[error("{}: {reason}", .path.display())]
+    NoUring {
+        /// The path.
+        path: PathBuf,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// Anything else.
+    #[error("{}: can't {action}: {source}", .path.display())]
+    Other {
+        /// The path.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// The error.
+        source: io::Error,
+    },
+}
+
+impl OpenError {
+    /// The errno that fits best.
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::NotFound(_) => libc::ENOENT,
+            Self::Directory(_) => libc::EISDIR,
+            Self::WrongKind { .. } => libc::ENOTBLK,
+            Self::NoPermission { .. } => libc::EACCES,
+            Self::ReadOnly { .. } => libc::EROFS,
+            Self::NoDirectIo { .. } => libc::EINVAL,
+            Self::Busy { .. } => libc::EBUSY,
+            Self::Empty(_) => libc::ENOSPC,
+            Self::NoUring { .. } => libc::ENOSYS,
+            Self::Other { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
+        }
+    }
+}
+
+/// Open a block device, or a file that stands in for one.
+pub fn open(path: &Path, access: Access) -> Result<UringDevice, OpenError> {
+    let target = Target::look_at(path, access)?;
+    let file = target.open_file()?;
+    target.lock(&file)?;
+    let geometry = target.geometry(&file)?;
+    uring::UringDevice::new(file, path, geometry).map_err(|reason| OpenError::NoUring {
+        path: path.to_owned(),
+        reason,
+    })
+}
+
+/// What the path names.
+struct Target<'a> {
+    path: &'a Path,
+    access: Access,
+    id: Identity,
+}
+
+impl<'a> Target<'a> {
+    fn look_at(path: &'a Path, access: Access) -> Result<Self, OpenError> {
+        // Looked at before it is opened: opening a pipe would wait for its other end.
+        let meta = std::fs::metadata(path).map_err(|error| match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ENOTDIR) => OpenError::NotFound(path.to_owned()),
+            Some(libc::EACCES) => OpenError::NoPermission {
+                path: path.to_owned(),
+                action: "reading",
+            },
+            _ => OpenError::Other {
+                path: path.to_owned(),
+                action: "look at it",
+                source: error,
+            },
+        })?;
+        let kind = meta.file_type();
+        let wrong = |kind| {
+            Err(OpenError::WrongKind {
+                path: path.to_owned(),
+                kind,
+            })
+        };
+        if kind.is_dir() {
+            return Err(OpenError::Directory(path.to_owned()));
+        } else if kind.is_char_device() {
+            return wrong("a character device");
+        } else if kind.is_fifo() {
+            return wrong("a pipe");
+        } else if kind.is_socket() {
+            return wrong("a socket");
+        }
+        let rdev = kind.is_block_device().then_some(meta.rdev());
+        Ok(Target {
+            path,
+            access,
+            id: Identity {
+                dev: meta.dev(),
+                ino: meta.ino(),
+                rdev,
+            },
+        })
+    }
+
+    fn writes(&self) -> bool {
+        self.access == Access::ReadWrite
+    }
+
+    fn is_block(&self) -> bool {
+        self.id.rdev.is_some()
+    }
+
+    fn other(&self, action: &'static str, source: io::Error) -> OpenError {
+        OpenError::Other {
+            path: self.path.to_owned(),
+            action,
+            source,
+        }
+    }
+
+    fn busy(&self) -> OpenError {
+        OpenError::Busy {
+            path: self.path.to_owned(),
+            holder: holder::describe(self.id),
+        }
+    }
+
+    fn read_only(&self) -> OpenError {
+        let what = if self.is_block() {
+            "the device"
+        } else {
+            "the file system it lies on"
+        };
+        OpenError::ReadOnly {
+            path: self.path.to_owned(),
+            what,
+        }
+    }
+
+    fn no_direct_io(&self) -> OpenError {
+        let fs = holder::file_system_of(self.path, self.id.dev);
+        let fs = fs.unwrap_or_else(|| "the file system it lies on".to_string());
+        OpenError::NoDirectIo {
+            path: self.path.to_owned(),
+            fs,
+        }
+    }
+
+    fn open_file(&self) -> Result<File, OpenError> {
+        let exclusive = if self.writes() && self.is_block() {
+            libc::O_EXCL
+        } else {
+            0
+        };
+        let opened = OpenOptions::new()
+            .read(true)
+            .write(self.writes())
+            .custom_flags(libc::O_DIRECT | libc::O_CLOEXEC | exclusive)
+            .open(self.path);
+        let file = opened.map_err(|error| match error.raw_os_error() {
+            Some(libc::ENOENT) => OpenError::NotFound(self.path.to_owned()),
+            Some(libc::EBUSY | libc::ETXTBSY) => self.busy(),
+            Some(libc::EINVAL) => self.no_direct_io(),
+            Some(libc::EROFS) => self.read_only(),
+            // A write-protected device answers EACCES to root, too.
+            Some(libc::EACCES | libc::EPERM) if self.writes() && self.is_write_protected() => {
+                self.read_only()
+            }
+            Some(libc::EACCES | libc::EPERM) => {
+                let action = if self.writes() { "writing" } else { "reading" };
+                OpenError::NoPermission {
+                    path: self.path.to_owned(),
+                    action,
+                }
+            }
+            _ => self.other("open it", error),
+        })?;
+        // Opening a write-protected loop device for writing succeeds, and only writing fails.
+        if self.writes() && self.is_block() && geometry::is_read_only(&file).unwrap_or(false) {
+            return Err(self.read_only());
+        }
+        Ok(file)
+    }
+
+    fn is_write_protected(&self) -> bool {
+        self.is_block()
+            && File::open(self.path)
+                .and_then(|device| geometry::is_read_only(&device))
+                .unwrap_or(false)
+    }
+
+    fn lock(&self, file: &File) -> Result<(), OpenError> {
+        let kind = match self.access {
+            Access::ReadOnlyUnlocked => return Ok(()),
+            Access::ReadOnlyShared => libc::LOCK_SH,
+            Access::ReadWrite => libc::LOCK_EX,
+        };
+        let tries = if self.is_block() { LOCK_TRIES } else { 1 };
+        for attempt in 1..=tries {
+            // SAFETY: flock takes no memory.
+            if unsafe { libc::flock(file.as_raw_fd(), kind | libc::LOCK_NB) } == 0 {
+                return Ok(());
+            }
+            let error = io::Error::last_os_error();
+            match error.raw_os_error() {
+                Some(libc::EWOULDBLOCK) if attempt < tries => std::thread::sleep(LOCK_PAUSE),
+                Some(libc::EWOULDBLOCK) => return Err(self.busy()),
+                Some(libc::EINTR) => {}
+                _ => return Err(self.other("lock it", error)),
+            }
+        }
+        Err(self.busy())
+    }
+
+    fn geometry(&self, file: &File) -> Result<Geometry, OpenError> {
+        let found = if self.is_block() {
+            geometry::of_block_device(file).map(Some)
+        } else {
+            geometry::of_file(file)
+        };
+        let geometry = found.map_err(|error| self.other("read its geometry", error))?;
+        let geometry = geometry.ok_or_else(|| self.no_direct_io())?;
+        if geometry.capacity == 0 {
+            return Err(OpenError::Empty(self.path.to_owned()));
+        }
+        Ok(geometry)
+    }
+}
