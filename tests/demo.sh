@@ -84,7 +84,7 @@ documents() { cat ./*.md docs/*.md Cargo.toml Cargo.lock; }
 by_bash() { while IFS= read -r line; do printf '%s\n' "$line" >>"$2"; done <"$1"; }
 by_sh() { sh -c 'while IFS= read -r line; do printf "%s\n" "$line"; done <"$1" >>"$2"' sh "$1" "$2"; }
 by_tee() { tee -a "$2" <"$1" >/dev/null; }
-by_dd() { dd if="$1" of="$2" oflag=append conv=notrunc bs=4000 2>/dev/null; }
+by_dd() { dd if="$1" of="$2" oflag=append conv=notrunc bs=4096 2>/dev/null; }
 by_awk() { awk -v log="$2" '{ print >> log }' "$1"; }
 by_cat() { cat "$1" >>"$2"; }
 by_sed() { sed -u '' "$1" >>"$2"; }
@@ -104,14 +104,14 @@ for writer in bash sh tee dd awk cat sed grep sort xargs head python3 perl; do
 done
 [ ${#writers[@]} -ge 8 ] || fail "only ${#writers[@]} of the programs are here (${writers[*]}); eight are needed"
 
-# A line begins with its writer and number, so that every one can be found again. dd cuts where it likes: its lines
-# are 100 bytes each, so that 40 of them are one write.
+# A line begins with its writer and number, so that every one can be found again. llamafs keeps each write() whole, but
+# many programs collect their output and write it in blocks of 4096 bytes or a multiple, wherever a line may be then.
+# With lines of 128 bytes a block is always whole lines, whoever writes it.
 number=0
 for writer in "${writers[@]}"; do
     case $((number++ % 4)) in 0) packages ;; 1) kernel ;; 2) sources ;; *) documents ;; esac |
-        tr -cd '\11\12\40-\176' | awk -v w="$writer" -v n="$MAX_LINES" 'NR <= n {
-            line = sprintf("%s|%06d|%s", w, NR, $0)
-            print w == "dd" ? sprintf("%-99.99s", line) : line }' >"$work/in/$writer"
+        tr '\11' ' ' | tr -cd '\12\40-\176' | awk -v w="$writer" -v n="$MAX_LINES" \
+        'NR <= n { printf "%-127.127s\n", sprintf("%s|%06d|%s", w, NR, $0) }' >"$work/in/$writer"
 done
 
 say "${#writers[@]} programs append at once to /log: ${writers[*]}"

@@ -11,14 +11,7 @@ const ROOMS: [&str; 7] = ["cli", "fuse", "fs", "store", "ring", "io", "format"];
 /// Rooms where `unsafe` may be.
 const UNSAFE_ROOMS: [&str; 3] = ["ring", "io", "fuse"];
 /// Crates of which two versions are tolerated, with the reason.
-const TWO_VERSIONS: [(&str, &str); 6] = [
-    ("nix", "fuser 0.18.0 is on the one before ours"),
-    ("syn", "macros move to 3 one by one; built for macros only"),
-    ("lock_api", "came with parking_lot"),
-    ("parking_lot", "fuser and the rest move one by one"),
-    ("parking_lot_core", "came with parking_lot"),
-    ("windows-sys", "never built here"),
-];
+const TWO_VERSIONS: [(&str, &str); 1] = [("syn", "macros move to 3 one by one; it is never part of the program")];
 /// Documents that must be there.
 const DOCUMENTS: [&str; 7] = [
     "README.md",
