@@ -2,6 +2,7 @@
 //! changed.
 //!
 //! Rows that need what this machine does not offer (root, loop devices, /dev/fuse) say so and end.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic, also in its helpers")]
 
 use std::collections::hash_map::DefaultHasher;
 use std::fs::{self, File};

@@ -2,6 +2,7 @@
 //!
 //! In the fenced block marked `console`, a line `$ command` is run by bash in one shell, in an empty directory; what
 //! follows is its output, stderr included. `...` stands for any text within a line, and alone on a line for any lines.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic, also in its helpers")]
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -77,7 +78,8 @@ fn the_session_in_the_readme_is_what_happens() {
     // Whatever became of the session, nothing stays mounted.
     let _ = Command::new(program).arg("umount").arg(directory.path().join("mnt")).output();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let mut outputs = said.split(&format!("{END}\n"));
+    let end = format!("{END}\n");
+    let mut outputs = said.split(&end);
     for step in &steps {
         let lines: Vec<&str> = outputs.next().unwrap_or_default().lines().map(str::trim_end).collect();
         let expected: Vec<String> = step.expected.iter().map(|line| line.trim_end().to_owned()).collect();

@@ -38,7 +38,7 @@ struct Json<'a> {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Outcome {
-    let image = device::image(&args.device).map_err(|failure| failure.with_code(COULD_NOT_RUN))?;
+    let image = device::quiet_image(&args.device).map_err(|failure| failure.with_code(COULD_NOT_RUN))?;
     let bar = if std::io::stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
     bar.set_draw_target(if args.json { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() });
     let report = image.check(&mut |done, total| {

@@ -23,11 +23,16 @@ fn with_access(path: &Path, access: Access) -> Result<Arc<dyn Device>, Failure> 
     Ok(Arc::new(device))
 }
 
-/// Opens the store on an unmounted device, read-only.
+/// Opens the store on an unmounted device, read-only, and says what had to be made up for.
 pub fn image(path: &Path) -> Result<Image, Failure> {
-    let image = Image::open(for_reading(path)?).map_err(|error| Failure::new(error.to_string()))?;
+    let image = quiet_image(path)?;
     for remark in image.remarks() {
         failure::say(&format!("{}: {remark}", path.display()));
     }
     Ok(image)
+}
+
+/// The same for a command that reports the remarks itself.
+pub fn quiet_image(path: &Path) -> Result<Image, Failure> {
+    Image::open(for_reading(path)?).map_err(|error| Failure::new(error.to_string()))
 }
