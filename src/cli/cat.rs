@@ -1,0 +1,59 @@
+//! `llamafs cat`: the bytes of a log, from an unmounted device.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::device;
+use super::failure::{FAILED, Failure, Outcome, print, say};
+
+/// Writes a log of an unmounted store to standard output.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Block device or file
+    device: PathBuf,
+    /// Name of the log, such as /log
+    log: String,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> Outcome {
+    let image = device::image(&args.device)?;
+    let name = args.log.strip_prefix('/').unwrap_or(&args.log).as_bytes();
+    if !image.logs().iter().any(|log| log.name == name) {
+        return Err(Failure::new(format!(
+            "{} has no log {}: `llamafs status {0}` lists its logs",
+            args.device.display(),
+            args.log
+        )));
+    }
+    let mut read = Ok(Vec::new());
+    let mut stopped = false;
+    print(|out| {
+        let mut written = Ok(());
+        read = image.read_log(name, &mut |_offset, data| {
+            written = out.write_all(data);
+            stopped = written.is_err();
+            match &written {
+                Ok(()) => Ok(()),
+                Err(error) => Err(error.kind().into()),
+            }
+        });
+        written
+    })?;
+    let gaps = match read {
+        Ok(gaps) => gaps,
+        // A reader that went away has stopped us, and that is all there is to it.
+        Err(_) if stopped => return Ok(ExitCode::SUCCESS),
+        Err(error) => return Err(Failure::new(format!("{}: {error}", args.device.display()))),
+    };
+    if gaps.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let missing = gaps.len();
+    say(&format!(
+        "{}: {missing} damaged {} left out: `llamafs check {0}` shows where",
+        args.device.display(),
+        if missing == 1 { "place was" } else { "places were" }
+    ));
+    Ok(ExitCode::from(FAILED))
+}
