@@ -1,3 +1,113 @@
-//! The LogStructuredStore.
+//! The LogStructuredStore: the durable store behind the ring. LSNs, frames, segments, recovery.
+//!
+//! The way of an append: `append` claims, fills and releases a frame in the ring; `placing` said where it lies;
+//! `flusher` writes the sealed filling; `commit` tells who can be answered. The way of a read: `read`, by the points
+//! of `index`, from the ring or through `chunks`.
+//!
+//! - `create`, `open`, `recovery`, `replay`, `scan`: from a device to a running store
+//! - `superblocks`, `checkpoints`: what they read and write besides the log
+//! - `catalog`, `index`, `segments`, `geometry`: what a running store knows
+//! - `append`, `placing`, `flusher`, `commit`, `keeper`: from an append to stable media
+//! - `read`, `walk`, `chunks`: back again
+//! - `close`, `stats`: the end, and figures
+//! - `inspect`: offline, read-only
 
+mod append;
+mod catalog;
+mod checkpoints;
+mod chunks;
+mod clock;
+mod close;
+mod commit;
+mod create;
+mod error;
+mod flusher;
+mod geometry;
+mod index;
+mod inspect;
+mod keeper;
+mod open;
+mod placing;
+mod read;
+mod recovery;
+mod replay;
+mod scan;
+mod segments;
+mod stats;
+mod superblocks;
 pub mod types;
+mod walk;
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+pub use create::{FormatOptions, FormatReport};
+pub use error::OpenError;
+pub use inspect::{CheckReport, FrameInfo, Gap, Image};
+pub use types::{
+    AppendAt, AppendDone, Appended, AttrChange, DEFAULT_BUFFER_SIZE, Damage, LogId, LogInfo, OnError, ReadDone, RecoveryReport, RingSlot,
+    StableDone, Stats, StoreError, StoreOptions, Tail,
+};
+
+use crate::format::{FrameSeed, Lsn, Superblock};
+use crate::io::QuikIO;
+
+/// What the last checkpoint and superblock said.
+struct Checkpointing {
+    generation: u64,
+    recovery_lsn: Lsn,
+    segments_opened: u64,
+    superblock: Superblock,
+}
+
+/// A store of append-only logs on one device.
+pub struct LogStructuredStore {
+    me: Weak<LogStructuredStore>,
+    io: Arc<QuikIO>,
+    shape: geometry::Shape,
+    seed: FrameSeed,
+    ring: Arc<flusher::Ring>,
+    flusher: Arc<flusher::Flusher>,
+    catalog: catalog::Catalog,
+    deferred: Mutex<VecDeque<append::Deferred>>,
+    deferred_count: AtomicUsize,
+    keeper: keeper::Keeper,
+    chunks: chunks::ChunkCache,
+    checkpointing: Mutex<Checkpointing>,
+    recovery: RecoveryReport,
+    options: StoreOptions,
+    closed: AtomicBool,
+}
+
+impl LogStructuredStore {
+    /// Make a new store on `device`; see [`FormatOptions`].
+    pub fn format(
+        device: Arc<dyn crate::io::Device>,
+        options: &FormatOptions,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<FormatReport, OpenError> {
+        create::format(device, options, progress)
+    }
+
+    /// Start the thread that owns completions and the one that keeps time. Without them, [`Self::poll`] and
+    /// [`Self::tick`] drive the store from one thread.
+    pub fn start(self: &Arc<Self>) {
+        self.io.start();
+        if !self.options.read_only {
+            keeper::start(self);
+        }
+    }
+
+    /// Take completions on this thread; with `wait`, sleep until there is one. For a store that was not started.
+    pub fn poll(&self, wait: bool) -> usize {
+        self.io.poll(wait)
+    }
+
+    /// Largest record, in bytes.
+    pub fn max_record(&self) -> usize {
+        self.shape.max_record
+    }
+}

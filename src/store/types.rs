@@ -43,6 +43,9 @@ pub enum OnError {
     Shutdown,
 }
 
+/// Default size of a ring buffer: the largest record, and room for headers and small ones.
+pub const DEFAULT_BUFFER_SIZE: usize = (1 << 20) + (64 << 10);
+
 /// Settings of an open store.
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
@@ -68,7 +71,7 @@ impl Default for StoreOptions {
             tail: Tail::default(),
             errors: OnError::default(),
             ring_size: 4,
-            buffer_size: 2 << 20,
+            buffer_size: DEFAULT_BUFFER_SIZE,
         }
     }
 }

@@ -1,0 +1,232 @@
+//! The way in: a record becomes a frame in the flush ring.
+//!
+//! A record is accepted when its frame is in the ring, whole, checksummed and at its final address. The log's own lock
+//! is held from the claim to the release (see `catalog`), no lock is shared between logs.
+
+use std::sync::atomic::Ordering;
+
+use super::LogStructuredStore;
+use super::catalog::{Log, LogState};
+use super::clock::now_ns;
+use super::types::{AppendAt, AppendDone, Appended, AttrChange, LogId, LogInfo, StableDone, StoreError};
+use crate::format::{CatalogEntry, FrameHead, Kind, catalog::FLAG_MTIME_SET, frame, frame_len};
+use crate::ring::ReserveError;
+
+/// An append that found the ring full.
+pub struct Deferred {
+    log: LogId,
+    data: Vec<u8>,
+    at: AppendAt,
+    done: AppendDone,
+}
+
+/// What to do when the ring is full.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum IfFull {
+    Refuse,
+    Sleep,
+}
+
+impl LogStructuredStore {
+    /// Append `data` to `log` as one record; sleeps while the ring is full. For callers in this process that do
+    /// nothing else: the log's other appenders wait meanwhile too.
+    pub fn append(&self, log: LogId, data: &[u8]) -> Result<Appended, StoreError> {
+        self.check_open()?;
+        self.append_record(log, data, AppendAt::End, IfFull::Sleep)
+    }
+
+    /// Append `data` to `log` as one record; never waits: [`StoreError::WouldBlock`] while the ring is full.
+    pub fn try_append(&self, log: LogId, data: &[u8], at: AppendAt) -> Result<Appended, StoreError> {
+        self.check_open()?;
+        if self.deferred_count.load(Ordering::Relaxed) > 0 {
+            // Others came first.
+            return Err(StoreError::WouldBlock);
+        }
+        self.append_record(log, data, at, IfFull::Refuse)
+    }
+
+    /// Append when the ring has room; `done` is called from the thread that made room, or at once.
+    pub fn append_later(&self, log: LogId, data: Vec<u8>, at: AppendAt, done: AppendDone) {
+        if let Err(error) = self.check_open() {
+            return done(Err(error));
+        }
+        self.deferred_count.fetch_add(1, Ordering::SeqCst);
+        self.deferred.lock().push_back(Deferred { log, data, at, done });
+        self.drain_deferred();
+    }
+
+    /// Number of appends that wait for room.
+    pub fn deferred(&self) -> u64 {
+        self.deferred_count.load(Ordering::Relaxed) as u64
+    }
+
+    /// Append what waits, in order, as far as there is room. The queue's lock is held throughout: whoever makes room
+    /// meanwhile comes after and looks again, so no wake-up is lost.
+    pub(super) fn drain_deferred(&self) {
+        let mut answers = Vec::new();
+        {
+            let mut queue = self.deferred.lock();
+            while let Some(deferred) = queue.pop_front() {
+                match self.append_record(deferred.log, &deferred.data, deferred.at, IfFull::Refuse) {
+                    Err(StoreError::WouldBlock) => {
+                        queue.push_front(deferred);
+                        break;
+                    }
+                    result => {
+                        self.deferred_count.fetch_sub(1, Ordering::SeqCst);
+                        answers.push((deferred.done, result));
+                    }
+                }
+            }
+        }
+        for (done, result) in answers {
+            done(result);
+        }
+    }
+
+    /// Answer all that wait for room with what keeps them from ever getting it.
+    pub(super) fn fail_deferred(&self, error: &StoreError) {
+        let waiting: Vec<Deferred> = self.deferred.lock().drain(..).collect();
+        self.deferred_count.fetch_sub(waiting.len(), Ordering::SeqCst);
+        for deferred in waiting {
+            (deferred.done)(Err(error.clone()));
+        }
+    }
+
+    /// Closing takes nothing new; what waits already is still let in.
+    #[inline]
+    fn check_open(&self) -> Result<(), StoreError> {
+        if self.closed.load(Ordering::Relaxed) { Err(StoreError::Closed) } else { Ok(()) }
+    }
+
+    fn check_writable(&self) -> Result<(), StoreError> {
+        if self.options.read_only || self.flusher.has_failed() {
+            return Err(StoreError::ReadOnly);
+        }
+        Ok(())
+    }
+
+    fn append_record(&self, log: LogId, data: &[u8], at: AppendAt, if_full: IfFull) -> Result<Appended, StoreError> {
+        self.check_writable()?;
+        if data.len() > self.shape.max_record {
+            return Err(StoreError::TooLarge { len: data.len(), max: self.shape.max_record });
+        }
+        let log = self.catalog.get(log).ok_or(StoreError::NotFound)?;
+        let mut state = log.state.lock();
+        let offset = state.entry.size;
+        if let AppendAt::Exactly(wanted) = at
+            && wanted != offset
+        {
+            return Err(StoreError::NotAtEnd);
+        }
+        if data.is_empty() {
+            return Ok(Appended { offset, end_lsn: state.end_lsn });
+        }
+        let head = FrameHead { kind: Kind::Data, log_id: log.id, offset, time_ns: now_ns() };
+        let (lsn, total) = self.put_frame(&head, data, if_full)?;
+        state.entry.size = offset + data.len() as u64;
+        state.entry.device_bytes += total;
+        state.entry.mtime_ns = head.time_ns;
+        state.entry.flags &= !FLAG_MTIME_SET;
+        state.end_lsn = lsn + total;
+        state.appends += 1;
+        state.append_bytes += data.len() as u64;
+        state.index.note(offset, lsn);
+        let end_lsn = state.end_lsn;
+        drop(state);
+        self.keeper.dirty();
+        Ok(Appended { offset, end_lsn })
+    }
+
+    /// Claim, fill and release one frame; gives its LSN and length.
+    #[inline]
+    fn put_frame(&self, head: &FrameHead, payload: &[u8], if_full: IfFull) -> Result<(u64, u64), StoreError> {
+        let total = frame_len(payload.len());
+        let reserved = match if_full {
+            IfFull::Refuse => self.ring.try_reserve(total),
+            IfFull::Sleep => self.ring.reserve(total),
+        };
+        let mut reservation = reserved.map_err(|error| self.refused(error, payload.len()))?;
+        let lsn = reservation.lsn();
+        // An error drops the reservation, which leaves a Failed Flush.
+        frame::write_frame(reservation.bytes(), &self.seed, lsn, head, payload).map_err(|error| StoreError::Io(error.to_string()))?;
+        reservation.commit();
+        Ok((lsn, total as u64))
+    }
+
+    #[cold]
+    fn refused(&self, error: ReserveError, len: usize) -> StoreError {
+        match error {
+            ReserveError::RingFull if self.flusher.has_failed() => StoreError::ReadOnly,
+            ReserveError::RingFull => StoreError::WouldBlock,
+            ReserveError::NoRoom => StoreError::NoSpace,
+            ReserveError::TooLarge => StoreError::TooLarge { len, max: self.shape.max_record },
+            ReserveError::Closed if self.flusher.has_failed() => StoreError::ReadOnly,
+            ReserveError::Closed => StoreError::Closed,
+        }
+    }
+
+    /// LLAMA's Mk-Stable: `done` is called when everything below `lsn` is on stable media, or can't be.
+    pub fn make_stable(&self, lsn: u64, done: StableDone) {
+        if lsn <= self.flusher.commit.stable() {
+            return self.flusher.make_stable(lsn, done);
+        }
+        // Nothing was ever accepted behind the ring's end.
+        let lsn = lsn.min(self.ring.end_lsn());
+        self.flusher.make_stable(lsn, done);
+    }
+
+    /// [`Self::make_stable`], and wait.
+    pub fn make_stable_now(&self, lsn: u64) -> Result<(), StoreError> {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        self.make_stable(lsn, Box::new(move |result| drop(sender.send(result))));
+        self.wait_for(&receiver)
+    }
+
+    /// Wait for an answer; on a store whose threads are not started this thread takes the completions.
+    pub(super) fn wait_for<T>(&self, receiver: &std::sync::mpsc::Receiver<Result<T, StoreError>>) -> Result<T, StoreError> {
+        loop {
+            if let Ok(result) = receiver.try_recv() {
+                return result;
+            }
+            if self.io.poll(true) > 0 {
+                continue;
+            }
+            match receiver.recv_timeout(std::time::Duration::from_millis(50)) {
+                Ok(result) => return result,
+                Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {}
+                Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return Err(StoreError::Closed),
+            }
+        }
+    }
+
+    /// Change attributes of a log; durable with the next fsync of it.
+    pub fn set_attr(&self, log: LogId, change: AttrChange) -> Result<LogInfo, StoreError> {
+        self.check_open()?;
+        self.check_writable()?;
+        let log = self.catalog.get(log).ok_or(StoreError::NotFound)?;
+        {
+            let mut state = log.state.lock();
+            let now = now_ns();
+            let mut entry = CatalogEntry { ctime_ns: now, ..state.entry.clone() };
+            entry.mode = change.mode.map_or(entry.mode, |mode| mode & 0o7777);
+            entry.uid = change.uid.unwrap_or(entry.uid);
+            entry.gid = change.gid.unwrap_or(entry.gid);
+            if let Some(mtime) = change.mtime_ns {
+                entry.mtime_ns = mtime;
+                entry.flags |= FLAG_MTIME_SET;
+            }
+            self.put_entry(log, &mut state, entry, now)?;
+        }
+        self.keeper.dirty();
+        Ok(log.info())
+    }
+
+    fn put_entry(&self, log: &Log, state: &mut LogState, entry: CatalogEntry, now: u64) -> Result<(), StoreError> {
+        let head = FrameHead { kind: Kind::Meta, log_id: log.id, offset: 0, time_ns: now };
+        let (lsn, total) = self.put_frame(&head, &entry.encode(), IfFull::Sleep)?;
+        state.entry = entry;
+        state.end_lsn = lsn + total;
+        Ok(())
+    }
+}

@@ -1,0 +1,66 @@
+//! Checkpoints on the device: two areas, written in turn, the newest whole one counts.
+
+
+use super::superblocks::out_of_memory;
+use crate::format::{Checkpoint, Superblock};
+use crate::io::{IoError, QuikIO, SharedBuffer};
+
+/// Least bytes read to learn a checkpoint's length.
+const HEAD: usize = 4096;
+
+/// Place of the area that generation `generation` goes to.
+fn area(superblock: &Superblock, generation: u64) -> u64 {
+    superblock.checkpoint_start + (generation % 2) * superblock.checkpoint_bytes
+}
+
+/// The newest whole checkpoint, and a sentence for each area that holds a damaged one.
+pub fn load(io: &QuikIO, superblock: &Superblock) -> Result<(Option<Checkpoint>, Vec<String>), IoError> {
+    let mut newest: Option<Checkpoint> = None;
+    let mut remarks = Vec::new();
+    for generation in 0..2u64 {
+        let offset = area(superblock, generation);
+        let head = read(io, offset, HEAD.max(superblock.block_size as usize))?;
+        if head.iter().all(|byte| *byte == 0) {
+            continue;
+        }
+        let decoded = Checkpoint::encoded_len(&head).and_then(|len| {
+            let len = len.min(superblock.checkpoint_bytes).next_multiple_of(u64::from(superblock.block_size));
+            Ok(len as usize)
+        });
+        let decoded = match decoded {
+            Ok(len) => Checkpoint::decode(&read(io, offset, len)?, &superblock.uuid),
+            Err(error) => Err(error),
+        };
+        match decoded {
+            Ok(checkpoint) => {
+                if newest.as_ref().is_none_or(|have| checkpoint.generation > have.generation) {
+                    newest = Some(checkpoint);
+                }
+            }
+            Err(error) => remarks.push(format!("checkpoint area at offset {offset} is damaged ({error})")),
+        }
+    }
+    Ok((newest, remarks))
+}
+
+fn read(io: &QuikIO, offset: u64, len: usize) -> Result<Vec<u8>, IoError> {
+    let buffer = io.buffer(len).map_err(|_| out_of_memory("read", offset, len))?;
+    Ok(io.read_now(buffer, len, offset)?.as_slice().get(..len).unwrap_or(&[]).to_vec())
+}
+
+/// Write `checkpoint` to its area and flush. False if it does not fit.
+pub fn save(io: &QuikIO, superblock: &Superblock, checkpoint: &Checkpoint) -> Result<bool, IoError> {
+    let bytes = checkpoint.encode();
+    let offset = area(superblock, checkpoint.generation);
+    let len = bytes.len().next_multiple_of(superblock.block_size as usize);
+    if len as u64 > superblock.checkpoint_bytes {
+        return Ok(false);
+    }
+    let mut buffer = io.buffer(len).map_err(|_| out_of_memory("write", offset, len))?;
+    if let Some(front) = buffer.as_mut_slice().get_mut(..bytes.len()) {
+        front.copy_from_slice(&bytes);
+    }
+    io.write_all_now(SharedBuffer::from(buffer), 0..len, offset, false)?;
+    io.flush_now()?;
+    Ok(true)
+}

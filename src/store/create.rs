@@ -1,0 +1,260 @@
+//! Making a new store: `llamafs format`.
+
+use std::sync::Arc;
+
+use super::checkpoints;
+use super::clock::now_ns;
+use super::error::OpenError;
+use super::geometry::Shape;
+use super::superblocks::{out_of_memory, write_next};
+use crate::format::{
+    CHECKPOINT_START, CatalogEntry, Checkpoint, FrameHead, FrameSeed, Kind, MAX_RECORD, MIN_BLOCK, SHORT_FRAME, SegmentEntry, SegmentHeader,
+    SegmentState, Superblock, frame, frame_len,
+};
+use crate::io::{Device, IoError, QuikIO, SharedBuffer};
+
+/// Default segment size of a large device, in bytes.
+const SEGMENT: u64 = 64 << 20;
+/// Smallest segment chosen by itself.
+const SMALL_SEGMENT: u64 = 4 << 20;
+/// Segments a device has at least, where its size allows.
+const WANTED_SEGMENTS: u64 = 16;
+/// Smallest number of segments of a store.
+const MIN_SEGMENTS: u64 = 2;
+/// Points of a log's sparse index, at most.
+const MAX_POINTS: u64 = 16 * 1024;
+/// One point for this many bytes of capacity, up to `MAX_POINTS`.
+const BYTES_PER_POINT: u64 = 64 * 1024;
+/// Room in a checkpoint for the catalog.
+const CATALOG_BYTES: u64 = 64 * 1024;
+/// Zeros written at a time.
+const ZEROS: usize = 1 << 20;
+/// Epoch of the frames that `format` writes.
+const FORMAT_EPOCH: u64 = 1;
+/// Id of the first log.
+const FIRST_LOG: u32 = 1;
+
+/// Settings of a new store.
+#[derive(Debug, Clone)]
+pub struct FormatOptions {
+    /// At most 64 bytes of text.
+    pub label: String,
+    /// Bytes of a segment; `None` chooses by the device's size.
+    pub segment_size: Option<u32>,
+    /// Permission bits of `/log`.
+    pub mode: u32,
+    /// Owner of `/log`.
+    pub uid: u32,
+    /// Group of `/log`.
+    pub gid: u32,
+    /// Write zeros over all segments, so that a file's extents are written once and for all.
+    pub zero: bool,
+    /// `None` draws one.
+    pub uuid: Option<[u8; 16]>,
+    /// Largest record in bytes; `None` for 1 MiB.
+    pub max_record: Option<u32>,
+    /// Time of birth; `None` for now.
+    pub now_ns: Option<u64>,
+}
+
+impl Default for FormatOptions {
+    fn default() -> Self {
+        Self {
+            label: String::new(),
+            segment_size: None,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            zero: false,
+            uuid: None,
+            max_record: None,
+            now_ns: None,
+        }
+    }
+}
+
+/// What was made.
+#[derive(Debug, Clone)]
+pub struct FormatReport {
+    /// Its superblock.
+    pub superblock: Superblock,
+}
+
+/// How many index points a store of this capacity keeps for a log.
+pub fn max_points(capacity: u64) -> usize {
+    (capacity / BYTES_PER_POINT).clamp(16, MAX_POINTS) as usize
+}
+
+/// Make a store of the whole device. Whatever was there is gone; the superblocks come last.
+pub fn format(device: Arc<dyn Device>, options: &FormatOptions, progress: &mut dyn FnMut(u64, u64)) -> Result<FormatReport, OpenError> {
+    let io = QuikIO::new(device, &[]).map_err(|error| OpenError::Setting(error.to_string()))?;
+    let mut superblock = plan(&io, options)?;
+    let failed = |error| OpenError::Device { device: io.describe(), error };
+    wipe(&io, 0, superblock.data_start, &mut |_, _| {}).map_err(failed)?;
+    let shape = Shape::of(&superblock);
+    if options.zero {
+        wipe(&io, superblock.data_start, shape.capacity(), progress).map_err(failed)?;
+    } else {
+        // Old headers must not be taken for ours: another uuid sees to that, zeros make it plain.
+        for physical in 0..shape.segments {
+            wipe(&io, shape.device_offset(physical), shape.block, &mut |_, _| {}).map_err(failed)?;
+        }
+    }
+    let end = first_segment(&io, &superblock, options).map_err(failed)?;
+    superblock.stable_lsn = end;
+    superblock.end_lsn = end;
+    superblock.clean = true;
+    superblock.epoch = FORMAT_EPOCH;
+    let checkpoint = first_checkpoint(&superblock, options, end);
+    if !checkpoints::save(&io, &superblock, &checkpoint).map_err(failed)? {
+        return Err(OpenError::Setting("the checkpoint area is too small; use larger segments".to_owned()));
+    }
+    for _copy in 0..2 {
+        write_next(&io, &mut superblock).map_err(failed)?;
+    }
+    io.close();
+    Ok(FormatReport { superblock })
+}
+
+/// Geometry for this device.
+fn plan(io: &QuikIO, options: &FormatOptions) -> Result<Superblock, OpenError> {
+    let geometry = io.geometry();
+    let block = MIN_BLOCK.max(geometry.block);
+    let max_record = options.max_record.unwrap_or(MAX_RECORD);
+    let segment_size = match options.segment_size {
+        Some(size) => u64::from(size),
+        None => {
+            let wanted = (geometry.capacity / WANTED_SEGMENTS).max(1);
+            (1u64 << wanted.ilog2()).clamp(SMALL_SEGMENT, SEGMENT)
+        }
+    };
+    let least = u64::from(block) + frame_len(max_record as usize) as u64 + 2 * u64::from(block);
+    if segment_size < least || segment_size % u64::from(block) != 0 {
+        return Err(OpenError::Setting(format!(
+            "segment size of {segment_size} bytes can't be: it must be a multiple of {block} and at least {least}"
+        )));
+    }
+    let guess = geometry.capacity / segment_size;
+    let points = max_points(geometry.capacity) as u64;
+    let checkpoint_bytes = (CATALOG_BYTES.min(geometry.capacity / 64) + guess * 32 + points * 16).next_multiple_of(u64::from(block));
+    let areas_end = CHECKPOINT_START + 2 * checkpoint_bytes;
+    // Whole megabytes for the eye, where segments are that large.
+    let data_start = areas_end.next_multiple_of(if segment_size >= 1 << 20 { 1 << 20 } else { u64::from(block) });
+    let count = geometry.capacity.saturating_sub(data_start) / segment_size;
+    if count < MIN_SEGMENTS {
+        return Err(OpenError::TooSmall {
+            device: io.describe(),
+            need: data_start + MIN_SEGMENTS * segment_size,
+            have: geometry.capacity,
+        });
+    }
+    let superblock = Superblock {
+        uuid: options.uuid.unwrap_or_else(|| *uuid::Uuid::new_v4().as_bytes()),
+        label: options.label.clone(),
+        generation: 0,
+        feature_compat: 0,
+        feature_ro_compat: 0,
+        feature_incompat: 0,
+        block_size: block,
+        segment_size: u32::try_from(segment_size).unwrap_or(u32::MAX),
+        segment_count: count,
+        data_start,
+        checkpoint_start: CHECKPOINT_START,
+        checkpoint_bytes,
+        device_bytes: geometry.capacity,
+        epoch: 0,
+        clean: false,
+        worm: false,
+        stable_lsn: 0,
+        end_lsn: 0,
+        created_ns: options.now_ns.unwrap_or_else(now_ns),
+        mounted_ns: 0,
+        max_record,
+    };
+    if options.label.len() > crate::format::LABEL_MAX {
+        return Err(OpenError::Setting(format!("the label is longer than {} bytes", crate::format::LABEL_MAX)));
+    }
+    superblock.check_geometry().map_err(|error| OpenError::Setting(error.to_string()))?;
+    Ok(superblock)
+}
+
+fn wipe(io: &QuikIO, from: u64, len: u64, progress: &mut dyn FnMut(u64, u64)) -> Result<(), IoError> {
+    let zeros = SharedBuffer::from(io.buffer(ZEROS).map_err(|_| out_of_memory("write", from, ZEROS))?);
+    let mut done = 0;
+    while done < len {
+        let now = (len - done).min(ZEROS as u64);
+        io.write_all_now(zeros.clone(), 0..now as usize, from + done, false)?;
+        done += now;
+        progress(done, len);
+    }
+    Ok(())
+}
+
+fn entry(superblock: &Superblock, options: &FormatOptions) -> CatalogEntry {
+    CatalogEntry {
+        log_id: FIRST_LOG,
+        mode: options.mode & 0o7777,
+        uid: options.uid,
+        gid: options.gid,
+        flags: 0,
+        size: 0,
+        head: 0,
+        mtime_ns: superblock.created_ns,
+        ctime_ns: superblock.created_ns,
+        btime_ns: superblock.created_ns,
+        device_bytes: 0,
+        name: b"log".to_vec(),
+    }
+}
+
+/// Header, the catalog record of `/log` and a mark; gives the LSN behind them.
+fn first_segment(io: &QuikIO, superblock: &Superblock, options: &FormatOptions) -> Result<u64, IoError> {
+    let shape = Shape::of(superblock);
+    let first = shape.segment_start(1);
+    let header = SegmentHeader {
+        uuid: superblock.uuid,
+        sequence: 1,
+        first_lsn: first,
+        epoch: FORMAT_EPOCH,
+        physical: 0,
+        next_physical: Some(1),
+        created_ns: superblock.created_ns,
+        stable_lsn: first,
+    };
+    let seed = FrameSeed::new(&superblock.uuid, FORMAT_EPOCH);
+    let mut bytes = header.encode(superblock.block_size);
+    let record = entry(superblock, options).encode();
+    let head = FrameHead { kind: Kind::Meta, log_id: FIRST_LOG, offset: 0, time_ns: superblock.created_ns };
+    let at = bytes.len();
+    bytes.resize(at + frame_len(record.len()), 0);
+    if let Some(place) = bytes.get_mut(at..)
+        && let Err(error) = frame::write_frame(place, &seed, first + at as u64, &head, &record)
+    {
+        log::error!("the first catalog record does not fit a frame: {error}");
+    }
+    let end = first + bytes.len() as u64;
+    bytes.extend_from_slice(&frame::encode_mark(&seed, end, end));
+    let end = end + SHORT_FRAME as u64;
+    let len = bytes.len().next_multiple_of(superblock.block_size as usize);
+    let offset = shape.device_offset(0);
+    let mut buffer = io.buffer(len).map_err(|_| out_of_memory("write", offset, len))?;
+    if let Some(front) = buffer.as_mut_slice().get_mut(..bytes.len()) {
+        front.copy_from_slice(&bytes);
+    }
+    io.write_all_now(SharedBuffer::from(buffer), 0..len, offset, false)?;
+    io.flush_now()?;
+    Ok(end)
+}
+
+fn first_checkpoint(superblock: &Superblock, options: &FormatOptions, end: u64) -> Checkpoint {
+    Checkpoint {
+        uuid: superblock.uuid,
+        generation: 1,
+        epoch: FORMAT_EPOCH,
+        recovery_lsn: end,
+        stable_lsn: end,
+        logs: vec![entry(superblock, options)],
+        segments: vec![SegmentEntry { sequence: 1, physical: 0, state: SegmentState::Open, epoch: FORMAT_EPOCH }],
+        index: Vec::new(),
+    }
+}

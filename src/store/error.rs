@@ -1,0 +1,108 @@
+//! Why a store can't be opened or made: one sentence each, what is wrong and what to do.
+
+use crate::io::IoError;
+
+/// Why a store can't be opened, or not be formatted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// No superblock.
+    #[error("{device}: not a llamafs store; `llamafs format` makes one")]
+    NotAStore {
+        /// The device.
+        device: String,
+    },
+    /// Made by a newer llamafs.
+    #[error("{device}: format version {version} is newer than this llamafs reads ({ours}); use a newer llamafs")]
+    NewerVersion {
+        /// The device.
+        device: String,
+        /// Its version.
+        version: u32,
+        /// The newest version known here.
+        ours: u32,
+    },
+    /// Features this code does not know.
+    #[error("{device}: uses features unknown to this llamafs ({features:#x}); use a newer llamafs{hint}")]
+    Features {
+        /// The device.
+        device: String,
+        /// The unknown bits.
+        features: u64,
+        /// What else can be done.
+        hint: &'static str,
+    },
+    /// Neither superblock is whole.
+    #[error("{device}: both superblocks are damaged ({why}); nothing was changed, restore a copy of the device")]
+    BothSuperblocksDamaged {
+        /// The device.
+        device: String,
+        /// What is wrong with them.
+        why: String,
+    },
+    /// Shorter than it was.
+    #[error("{device}: truncated: the store needs {need} bytes, the device has {have}; restore its size")]
+    Truncated {
+        /// The device.
+        device: String,
+        /// Bytes at format.
+        need: u64,
+        /// Bytes now.
+        have: u64,
+    },
+    /// The device's blocks are larger than the store's.
+    #[error("{device}: its blocks of {device_block} bytes are larger than the store's of {block}; use a device with smaller blocks")]
+    Alignment {
+        /// The device.
+        device: String,
+        /// Bytes.
+        device_block: u32,
+        /// Bytes.
+        block: u32,
+    },
+    /// No checkpoint and no segment to start from.
+    #[error("{device}: damaged: {what}; `llamafs dump` shows what can be read")]
+    Damaged {
+        /// The device.
+        device: String,
+        /// What is missing.
+        what: String,
+    },
+    /// `format` on something too small.
+    #[error("{device}: too small: a store needs at least {need} bytes, there are {have}")]
+    TooSmall {
+        /// The device.
+        device: String,
+        /// Bytes needed.
+        need: u64,
+        /// Bytes there.
+        have: u64,
+    },
+    /// A setting that can't be.
+    #[error("{0}")]
+    Setting(String),
+    /// The device failed.
+    #[error("{device}: {error}")]
+    Device {
+        /// The device.
+        device: String,
+        /// What it said.
+        error: IoError,
+    },
+    /// No memory.
+    #[error("out of memory: {0}")]
+    Memory(String),
+}
+
+impl OpenError {
+    /// The errno that fits best.
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::NotAStore { .. } | Self::Setting(_) | Self::Alignment { .. } => libc::EINVAL,
+            Self::NewerVersion { .. } | Self::Features { .. } => libc::EPROTONOSUPPORT,
+            Self::BothSuperblocksDamaged { .. } | Self::Damaged { .. } | Self::Truncated { .. } => libc::EUCLEAN,
+            Self::TooSmall { .. } => libc::ENOSPC,
+            Self::Device { error, .. } => error.errno,
+            Self::Memory(_) => libc::ENOMEM,
+        }
+    }
+}

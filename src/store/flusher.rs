@@ -1,0 +1,254 @@
+//! From a sealed and drained filling of the ring to stable media: the ring's [`Stage`].
+//!
+//! Fillings come drained in any order and are written in log order. Before its write a filling gets what it lacks: in
+//! front the segment header or the partial block it continues, behind its claims the stable mark and the padding.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+
+use parking_lot::Mutex;
+
+use super::clock::now_ns;
+use super::commit::{Action, Commit};
+use super::geometry::Shape;
+use super::placing::{Plan, Prefix, Space};
+use super::types::{StableDone, StoreError};
+use crate::format::{FrameSeed, Lsn, SHORT_FRAME, frame};
+use crate::io::{IoError, QuikIO};
+use crate::ring::{FillInfo, FlushBufferRing, Placement, SealedFill, Stage, Why};
+
+/// The flush ring of a store.
+pub type Ring = FlushBufferRing<Flusher>;
+
+/// Fillings that wait for an earlier one, and the partial block the last one ended in.
+struct Dispatch {
+    ready: BTreeMap<u64, FillInfo>,
+    next: u64,
+    tail_block: Vec<u8>,
+}
+
+/// What lies between the ring and QuikIO.
+pub struct Flusher {
+    me: Weak<Flusher>,
+    ring: OnceLock<Weak<Ring>>,
+    /// Called when a full ring has room again.
+    on_room: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    io: Arc<QuikIO>,
+    shape: Shape,
+    seed: FrameSeed,
+    space: Mutex<Space>,
+    dispatch: Mutex<Dispatch>,
+    /// Who waits for what.
+    pub commit: Commit,
+    /// An append was refused for lack of room.
+    pub full: AtomicBool,
+    failed: AtomicBool,
+    failed_flushes: AtomicU64,
+    seals_full: AtomicU64,
+    seals_commit: AtomicU64,
+}
+
+impl Flusher {
+    /// The flusher of a store whose log ends at `end`; `tail_block` is what the device holds of the block `end` is in,
+    /// up to `end`.
+    pub fn new(io: Arc<QuikIO>, shape: Shape, seed: FrameSeed, space: Space, end: Lsn, tail_block: Vec<u8>) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            ring: OnceLock::new(),
+            on_room: OnceLock::new(),
+            io,
+            shape,
+            seed,
+            space: Mutex::new(space),
+            dispatch: Mutex::new(Dispatch { ready: BTreeMap::new(), next: 0, tail_block }),
+            commit: Commit::new(end),
+            full: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+            failed_flushes: AtomicU64::new(0),
+            seals_full: AtomicU64::new(0),
+            seals_commit: AtomicU64::new(0),
+        })
+    }
+
+    /// Tie it to its ring, and say whom to call when a full ring has room again.
+    pub fn attach(&self, ring: &Arc<Ring>, on_room: Box<dyn Fn() + Send + Sync>) {
+        let fresh = self.ring.set(Arc::downgrade(ring)).is_ok() & self.on_room.set(on_room).is_ok();
+        debug_assert!(fresh, "attached once");
+    }
+
+    /// Segment table and plans.
+    pub fn space(&self) -> parking_lot::MutexGuard<'_, Space> {
+        self.space.lock()
+    }
+
+    /// A write or flush has failed: no more appends.
+    #[inline]
+    pub fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// (Failed Flush frames, seals because full, seals for a commit).
+    pub fn counts(&self) -> (u64, u64, u64) {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (get(&self.failed_flushes), get(&self.seals_full), get(&self.seals_commit))
+    }
+
+    /// LLAMA's Mk-Stable: `done` when everything below `lsn` is on stable media.
+    pub fn make_stable(&self, lsn: Lsn, done: StableDone) {
+        self.act(self.commit.wait(lsn, done));
+    }
+
+    /// Bring the stable mark on the device up to date, if it is behind and the store is idle.
+    pub fn mark(&self) {
+        self.act(self.commit.want_mark());
+    }
+
+    /// Do what the books say. Loops rather than recurses: each step may give the next.
+    fn act(&self, mut action: Action) {
+        loop {
+            if action.flush
+                && let Some(me) = self.me.upgrade()
+            {
+                self.io.flush(Box::new(move |result| me.act(me.commit.flushed(result.map_err(|e| me.fail(&e))))));
+            }
+            let begin = action.begin;
+            for (done, result) in action.answers {
+                done(result);
+            }
+            let Some(even_empty) = begin else { return };
+            let Some(ring) = self.ring.get().and_then(Weak::upgrade) else { return };
+            // Refused only by a closed ring or for want of an open buffer: then everything is sealed already.
+            let _ = if even_empty { ring.force_seal(Why::Commit).map(Some) } else { ring.seal(Why::Commit) };
+            let goal = self.space.lock().sealed_end;
+            action = self.commit.set_goal(goal);
+        }
+    }
+
+    fn fail(&self, error: &IoError) -> StoreError {
+        if !self.failed.swap(true, Ordering::SeqCst) {
+            log::error!("{}: {error}; appends stop, what was acknowledged stays readable", self.io.describe());
+            // Wake those who sleep for room, and answer those who queue for it.
+            if let Some(ring) = self.ring.get().and_then(Weak::upgrade) {
+                ring.close();
+            }
+            self.slot_free();
+        }
+        StoreError::Io(error.to_string())
+    }
+
+    /// Put what it lacks around the claims of `fill`; gives the bytes to write and the mark's value.
+    fn finish(&self, ring: &Ring, dispatch: &mut Dispatch, fill: &FillInfo, plan: &Plan) -> (usize, Lsn) {
+        let stable = self.commit.stable();
+        let block = self.shape.block as usize;
+        let written = ring.with_filling(fill, |buffer| {
+            match &plan.prefix {
+                Prefix::Nothing => {}
+                Prefix::TailBlock => put(buffer, 0, &dispatch.tail_block),
+                Prefix::Header(header) => put(buffer, 0, &header.encode(self.shape.block as u32)),
+            }
+            put(buffer, fill.end, &frame::encode_mark(&self.seed, fill.end_lsn(), stable));
+            let mut end = fill.end + SHORT_FRAME;
+            if plan.pad > 0 {
+                put(buffer, end, &frame::encode_pad(&self.seed, fill.base_lsn + end as u64, plan.pad));
+                end += SHORT_FRAME;
+            }
+            let block_end = end.next_multiple_of(block);
+            if let Some(rest) = buffer.get_mut(end..block_end) {
+                rest.fill(0);
+            }
+            dispatch.tail_block.clear();
+            if plan.pad == 0 {
+                let partial = buffer.get(end - end % block..end).unwrap_or(&[]);
+                dispatch.tail_block.extend_from_slice(partial);
+            }
+            block_end
+        });
+        (written, stable)
+    }
+
+    fn launch(&self, ring: &Arc<Ring>, dispatch: &mut Dispatch, fill: FillInfo) {
+        let Some(me) = self.me.upgrade() else { return };
+        let Some(plan) = self.space.lock().take_plan(fill.number) else { return };
+        let has_claims = fill.end > fill.start;
+        let for_commit = fill.why == Why::Commit;
+        match fill.why {
+            Why::Commit => self.seals_commit.fetch_add(1, Ordering::Relaxed),
+            Why::Full | Why::Close => self.seals_full.fetch_add(1, Ordering::Relaxed),
+        };
+        if plan.dead {
+            self.commit.launch(fill.number, plan.end, false, None, false);
+            // An empty filling of a full device: nothing to write, it only passes through in order.
+            dead_landing(me, fill);
+            return;
+        }
+        let Some(buffer) = ring.buffer(fill.slot) else { return };
+        let (len, mark) = self.finish(ring, dispatch, &fill, &plan);
+        let dsync = self.commit.launch(fill.number, plan.end, has_claims, Some(mark), for_commit);
+        self.io.write(buffer, 0..len, plan.device_offset, dsync, Box::new(move |result| me.landed(&fill, result)));
+    }
+
+    fn landed(&self, fill: &FillInfo, result: Result<(), IoError>) {
+        let written = result.is_ok();
+        let action = self.commit.landed(fill.number, result.map_err(|error| self.fail(&error)));
+        // A filling whose write failed is never recycled: its bytes stay readable from the ring.
+        if written && let Some(ring) = self.ring.get().and_then(Weak::upgrade) {
+            ring.recycle(fill);
+        }
+        self.act(action);
+    }
+}
+
+/// A dead filling lands on a thread of no importance: its dispatcher holds the dispatch lock, and what follows from
+/// a landing may need it.
+fn dead_landing(flusher: Arc<Flusher>, fill: FillInfo) {
+    let io = flusher.io.clone();
+    io.flush(Box::new(move |result| flusher.landed(&fill, result)));
+}
+
+fn put(buffer: &mut [u8], at: usize, bytes: &[u8]) {
+    if let Some(to) = buffer.get_mut(at..at + bytes.len()) {
+        to.copy_from_slice(bytes);
+    } else {
+        debug_assert!(false, "a filling has room for its prefix and trailer");
+    }
+}
+
+impl Stage for Flusher {
+    fn place(&self, prev: Option<SealedFill>, need: usize, why: Why) -> Placement {
+        self.space.lock().place(prev, need, why, now_ns(), self.commit.stable())
+    }
+
+    fn flush(&self, fill: FillInfo) {
+        let Some(ring) = self.ring.get().and_then(Weak::upgrade) else { return };
+        let mut dispatch = self.dispatch.lock();
+        dispatch.ready.insert(fill.number, fill);
+        loop {
+            let next = dispatch.next;
+            let Some(fill) = dispatch.ready.remove(&next) else { break };
+            dispatch.next += 1;
+            self.launch(&ring, &mut dispatch, fill);
+        }
+    }
+
+    fn failed_flush(&self, lsn: u64, bytes: &mut [u8]) {
+        self.failed_flushes.fetch_add(1, Ordering::Relaxed);
+        if let Err(error) = frame::write_void(bytes, &self.seed, lsn) {
+            debug_assert!(false, "claims are whole frames: {error}");
+        }
+    }
+
+    fn has_room(&self, end_lsn: u64, need: usize) -> bool {
+        let room = self.space.lock().has_room(end_lsn, need);
+        if !room {
+            self.full.store(true, Ordering::Relaxed);
+        }
+        room
+    }
+
+    fn slot_free(&self) {
+        if let Some(on_room) = self.on_room.get() {
+            on_room();
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Opening a store: superblock, checkpoint, recovery, and for a read-write mount a new epoch.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+use super::catalog::{Catalog, Log};
+use super::checkpoints;
+use super::chunks::ChunkCache;
+use super::clock::now_ns;
+use super::create::max_points;
+use super::error::OpenError;
+use super::flusher::{Flusher, Ring};
+use super::geometry::Shape;
+use super::keeper::Keeper;
+use super::placing::{Space, TRAILER};
+use super::recovery::{Recovered, recover};
+use super::superblocks;
+use super::types::StoreOptions;
+use super::{Checkpointing, LogStructuredStore};
+use crate::format::{EpochRecord, FrameHead, FrameSeed, Kind, Superblock, frame, frame_len};
+use crate::io::{Device, IoError, QuikIO, SharedBuffer};
+use crate::ring::{FlushBufferRing, MAX_RING_SIZE, MIN_RING_SIZE};
+
+/// Alignment of the ring's buffers where the device asks for less.
+const BUFFER_ALIGN: usize = 4096;
+
+/// What reading a store gives, before anything is decided about writing.
+pub struct Opened {
+    /// The superblock that counts.
+    pub superblock: Superblock,
+    /// Sentences about damaged copies.
+    pub remarks: Vec<String>,
+    /// What recovery decided.
+    pub recovered: Recovered,
+    /// Generation of the newest checkpoint.
+    pub checkpoint_generation: u64,
+}
+
+/// Read superblocks, checkpoint and log; writes nothing.
+pub fn examine(io: &QuikIO) -> Result<Opened, OpenError> {
+    let superblocks::Loaded { superblock, mut remarks } = superblocks::load(io)?;
+    let geometry = io.geometry();
+    let device = io.describe();
+    if geometry.capacity < superblock.device_bytes {
+        return Err(OpenError::Truncated { device, need: superblock.device_bytes, have: geometry.capacity });
+    }
+    if geometry.block > superblock.block_size {
+        return Err(OpenError::Alignment { device, device_block: geometry.block, block: superblock.block_size });
+    }
+    let failed = |error: IoError| OpenError::Device { device: io.describe(), error };
+    let (checkpoint, mut more) = checkpoints::load(io, &superblock).map_err(failed)?;
+    remarks.append(&mut more);
+    let checkpoint_generation = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.generation);
+    let points = max_points(superblock.device_bytes);
+    let mut recovered = recover(io, &superblock, checkpoint, points)?;
+    recovered.report.notes.splice(0..0, remarks.iter().cloned());
+    Ok(Opened { superblock, remarks, recovered, checkpoint_generation })
+}
+
+impl LogStructuredStore {
+    /// Open the store on `device`. Read-write, a new epoch begins: the superblocks are written before this returns.
+    /// Threads are started by [`LogStructuredStore::start`].
+    pub fn open(device: Arc<dyn Device>, options: StoreOptions) -> Result<Arc<Self>, OpenError> {
+        check_settings(&options)?;
+        let geometry = device.geometry();
+        let align = BUFFER_ALIGN.max(geometry.memory_align as usize);
+        let buffers = (0..options.ring_size)
+            .map(|_| crate::io::Buffer::new_aligned(options.buffer_size, align).map(SharedBuffer::from))
+            .collect::<Result<Vec<SharedBuffer>, _>>()
+            .map_err(|error| OpenError::Memory(error.to_string()))?;
+        let name = device.describe();
+        let failed = |error: IoError| OpenError::Device { device: name.clone(), error };
+        let io = QuikIO::new(device, &buffers).map_err(failed)?;
+        let Opened { mut superblock, recovered, checkpoint_generation, .. } = examine(&io)?;
+        let shape = Shape::of(&superblock);
+        check_buffers(&options, &shape)?;
+        if !options.read_only {
+            let unknown = superblock.unknown_ro_features();
+            if unknown != 0 {
+                return Err(OpenError::Features { device: name, features: unknown, hint: ", or mount with `-o ro`" });
+            }
+            begin_epoch(&io, &mut superblock, &recovered).map_err(failed)?;
+        }
+        let previous_epoch = recovered.epoch;
+        let seed = FrameSeed::new(&superblock.uuid, superblock.epoch);
+        let end = recovered.end;
+        let tail_block = read_tail(&io, &shape, &recovered).map_err(failed)?;
+        let space =
+            Space::new(shape, recovered.table, superblock.uuid, superblock.epoch, end, options.tail, options.buffer_size as u64);
+        let flusher = Flusher::new(io.clone(), shape, seed, space, end, tail_block);
+        let ring: Arc<Ring> = Arc::new(FlushBufferRing::new(buffers, flusher.clone()));
+        let catalog = Catalog::default();
+        for (_, state) in recovered.replay.logs {
+            catalog.insert(Log::new(state));
+        }
+        let read_only = options.read_only;
+        let epoch_record = EpochRecord { epoch: superblock.epoch, previous_epoch, cut_lsn: end, stable_lsn: end };
+        let store = Arc::new_cyclic(|me: &Weak<Self>| Self {
+            me: me.clone(),
+            io,
+            shape,
+            seed,
+            ring: ring.clone(),
+            flusher: flusher.clone(),
+            catalog,
+            deferred: Mutex::default(),
+            deferred_count: AtomicUsize::new(0),
+            keeper: Keeper::new(options.flush_ms),
+            chunks: ChunkCache::default(),
+            checkpointing: Mutex::new(Checkpointing {
+                generation: checkpoint_generation,
+                recovery_lsn: recovered.from,
+                segments_opened: 0,
+                superblock,
+            }),
+            recovery: recovered.report,
+            options,
+            closed: AtomicBool::new(false),
+        });
+        let me = store.me.clone();
+        flusher.attach(
+            &ring,
+            Box::new(move || {
+                if let Some(store) = me.upgrade() {
+                    store.drain_deferred();
+                }
+            }),
+        );
+        if !read_only {
+            store.write_epoch_frame(&epoch_record);
+        }
+        Ok(store)
+    }
+
+    /// The first frame of a mount. A full device has no room for it; then no frame of this mount follows either.
+    fn write_epoch_frame(&self, record: &EpochRecord) {
+        let payload = record.encode();
+        let head = FrameHead { kind: Kind::Epoch, log_id: 0, offset: 0, time_ns: now_ns() };
+        match self.ring.try_reserve(frame_len(payload.len())) {
+            Ok(mut reservation) => {
+                let lsn = reservation.lsn();
+                match frame::write_frame(reservation.bytes(), &self.seed, lsn, &head, &payload) {
+                    Ok(()) => reservation.commit(),
+                    Err(error) => log::error!("the epoch frame was not written: {error}"),
+                }
+                self.keeper.dirty();
+            }
+            Err(error) => log::warn!("{}: no room for the frame that begins a mount: {error}", self.io.describe()),
+        }
+    }
+}
+
+/// Make what recovery read stable, and both superblocks tell of the new epoch, before any frame is written in it.
+fn begin_epoch(io: &QuikIO, superblock: &mut Superblock, recovered: &Recovered) -> Result<(), IoError> {
+    io.flush_now()?;
+    superblock.epoch += 1;
+    superblock.clean = false;
+    superblock.stable_lsn = recovered.end;
+    superblock.end_lsn = 0;
+    superblock.mounted_ns = now_ns();
+    superblocks::write_next(io, superblock)?;
+    superblocks::write_next(io, superblock)
+}
+
+/// The bytes of the block that the log ends in, up to the end.
+fn read_tail(io: &QuikIO, shape: &Shape, recovered: &Recovered) -> Result<Vec<u8>, IoError> {
+    let len = (recovered.end % shape.block) as usize;
+    let Some(offset) = recovered.table.device_offset(shape.block_down(recovered.end)) else { return Ok(Vec::new()) };
+    if len == 0 {
+        return Ok(Vec::new());
+    }
+    let block = shape.block as usize;
+    let buffer = io.buffer(block).map_err(|_| superblocks::out_of_memory("read", offset, block))?;
+    Ok(io.read_now(buffer, block, offset)?.as_slice().get(..len).unwrap_or(&[]).to_vec())
+}
+
+fn check_settings(options: &StoreOptions) -> Result<(), OpenError> {
+    let setting = |text: String| Err(OpenError::Setting(text));
+    if !(MIN_RING_SIZE..=MAX_RING_SIZE).contains(&options.ring_size) {
+        return setting(format!("ring_size={} can't be: it must be {MIN_RING_SIZE} to {MAX_RING_SIZE}", options.ring_size));
+    }
+    if options.flush_ms == 0 || options.flush_ms > 3_600_000 {
+        return setting(format!("flush_ms={} can't be: it must be 1 to 3600000; `-o sync` makes every write durable", options.flush_ms));
+    }
+    if options.buffer_size > 1 << 30 {
+        return setting(format!("buffer_size={} can't be: it must be at most 1 GiB", options.buffer_size));
+    }
+    Ok(())
+}
+
+fn check_buffers(options: &StoreOptions, shape: &Shape) -> Result<(), OpenError> {
+    // In front of the largest frame there may be a segment header, or a partial block.
+    let need = (frame_len(shape.max_record) as u64 + shape.block + TRAILER).next_multiple_of(shape.block);
+    let size = options.buffer_size as u64;
+    if size < need || size % shape.block != 0 {
+        return Err(OpenError::Setting(format!(
+            "buffer_size={size} can't be: it must be a multiple of {} and at least {need} for records of {} bytes",
+            shape.block, shape.max_record
+        )));
+    }
+    Ok(())
+}

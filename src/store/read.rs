@@ -1,0 +1,228 @@
+//! The way out: bytes of a log by logical offset, from the ring or from the device, every frame checked.
+//!
+//! A read walks frames from the nearest known point at or below its offset. What is still in the ring is copied from
+//! there; what has been written is read from the device, asynchronously: nobody waits for it.
+
+use std::sync::Arc;
+
+use super::LogStructuredStore;
+use super::catalog::Log;
+use super::walk;
+use super::types::{LogId, OnError, ReadDone, StoreError};
+use crate::format::frame::peek;
+use crate::format::{FRAME_HEADER, FrameKind, FrameSeed, Lsn};
+use crate::io::{Buffer, IoError};
+
+/// Bytes read from the device at a time by a sequential reader.
+pub const CHUNK: u64 = 1 << 20;
+/// By any other, beyond what was asked for: headers and other logs' small frames.
+const SLACK: u64 = 8 << 10;
+/// Header of a long frame, in bytes of the log.
+const HEADER: u64 = FRAME_HEADER as u64;
+
+/// A read under way.
+pub(super) struct Job {
+    pub log: Arc<Log>,
+    /// Next byte wanted.
+    pub offset: u64,
+    /// End of what is wanted.
+    pub end: u64,
+    pub out: Vec<u8>,
+    /// Frame that is looked at next.
+    pub lsn: Lsn,
+    /// Nothing of this log lies behind this.
+    log_end: Lsn,
+    /// Seed of the frames at `lsn`, once one was read.
+    pub seed: Option<FrameSeed>,
+    /// Bytes to read from the device at least, when a frame is longer than was read.
+    pub need: u64,
+    sequential: bool,
+    /// What was passed over, if it may have held what is wanted.
+    pub damage: Option<String>,
+    /// Places behind damage that may be frames and were longer than what was read.
+    pub guesses: u32,
+    done: ReadDone,
+}
+
+/// What to do after a piece of work on a job.
+pub(super) enum Next {
+    /// It is complete, or can't go on.
+    Finish(Result<(), StoreError>),
+    /// Look again where its next frame is.
+    Again,
+}
+
+impl LogStructuredStore {
+    /// Read `len` bytes of `log` at `offset`: fewer at its end or in front of damage. `done` may be called at once, or
+    /// from the thread that owns completions.
+    pub fn read(&self, log: LogId, offset: u64, len: usize, done: ReadDone) {
+        if self.flusher.has_failed() && self.options.errors == OnError::Shutdown {
+            return done(Err(StoreError::Io("the store was shut down after a device error".to_owned())));
+        }
+        let Some(log) = self.catalog.get(log).cloned() else { return done(Err(StoreError::NotFound)) };
+        let state = log.state.lock();
+        let (size, log_end) = (state.entry.size, state.end_lsn);
+        let end = offset.saturating_add(len as u64).min(size);
+        if offset >= end {
+            drop(state);
+            return done(Ok(Vec::new()));
+        }
+        let first = self.flusher.space().table.live().next().map_or(0, |entry| self.shape.first_frame(entry.sequence));
+        let (at, lsn) = state.locate(offset).unwrap_or((0, first));
+        let sequential = offset == 0 || state.cursors.iter().any(|(cursor, _)| *cursor <= offset && *cursor + CHUNK >= offset && *cursor == at);
+        drop(state);
+        let out = Vec::with_capacity((end - offset) as usize);
+        self.drive(Job { log, offset, end, out, lsn, log_end, seed: None, need: 0, sequential, damage: None, guesses: 0, done });
+    }
+
+    /// [`Self::read`], and wait.
+    pub fn read_now(&self, log: LogId, offset: u64, len: usize) -> Result<Vec<u8>, StoreError> {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        self.read(log, offset, len, Box::new(move |result| drop(sender.send(result))));
+        self.wait_for(&receiver)
+    }
+
+    /// Go on with a job until it is done or waits for the device.
+    fn drive(&self, mut job: Job) {
+        loop {
+            let next = if job.offset >= job.end {
+                Next::Finish(Ok(()))
+            } else if job.lsn >= job.log_end {
+                Next::Finish(Err(StoreError::Io(job.lost("its frame is missing"))))
+            } else if let Some(next) = self.from_ring(&mut job) {
+                next
+            } else if let Some(chunk) = self.chunks.get(job.lsn) {
+                self.from_chunk(&mut job, &chunk)
+            } else {
+                return self.from_device(job);
+            };
+            if let Next::Finish(result) = next {
+                return job.finish(result);
+            }
+        }
+    }
+
+    /// Take the frame at the job's LSN from the ring; `None` if it isn't there (any more).
+    fn from_ring(&self, job: &mut Job) -> Option<Next> {
+        let (oldest, _) = self.ring.live_range();
+        if job.lsn < oldest {
+            return None;
+        }
+        let mut header = [0; FRAME_HEADER];
+        if !self.ring.read(job.lsn, &mut header) {
+            // Behind the claims of a filling lie its mark and padding: the next frame is the next filling's first.
+            let live = self.ring.states().into_iter().filter(|slot| slot.live);
+            let starts = live.map(|slot| slot.base_lsn + slot.start as u64);
+            let next = starts.filter(|start| *start > job.lsn).min()?;
+            let (oldest, _) = self.ring.live_range();
+            if job.lsn < oldest {
+                return None;
+            }
+            job.lsn = next;
+            return Some(Next::Again);
+        }
+        let head = peek(&header)?;
+        let frame = walk::head_of(&header)?;
+        let (log_id, offset, len) = (frame.log_id, frame.offset, frame.value);
+        if head.kind == FrameKind::Data && log_id == job.log.id && offset <= job.offset && job.offset < offset + len {
+            let skip = job.offset - offset;
+            let take = (len - skip).min(job.end - job.offset) as usize;
+            let at = job.out.len();
+            job.out.resize(at + take, 0);
+            let room = job.out.get_mut(at..)?;
+            if !self.ring.read(job.lsn + HEADER + skip, room) {
+                // Recycled meanwhile: it is on the device now.
+                job.out.truncate(at);
+                return Some(Next::Again);
+            }
+            job.offset += take as u64;
+        }
+        job.lsn += head.total;
+        Some(Next::Again)
+    }
+
+    /// Read from the device what lies at the job's LSN, and go on with the job when it is there.
+    fn from_device(&self, mut job: Job) {
+        let segment_end = self.shape.segment_end(job.lsn);
+        let base = self.shape.block_down(job.lsn);
+        let wanted = if job.sequential { CHUNK } else { job.end - job.offset + SLACK };
+        let end = self.shape.block_up(job.lsn + wanted.max(job.need).max(HEADER)).min(segment_end);
+        // Not beyond what is written: there the device holds older bytes than the ring.
+        let written = self.flusher.commit.written();
+        let end = end.min(self.shape.block_up(written.max(job.lsn + HEADER)));
+        let Some(offset) = self.flusher.space().table.device_offset(base) else {
+            let lost = job.lost("its segment is gone");
+            return job.finish(Err(StoreError::Io(lost)));
+        };
+        let len = (end - base) as usize;
+        let Ok(buffer) = self.io.buffer(len) else {
+            return job.finish(Err(StoreError::Io("out of memory".to_owned())));
+        };
+        let me = self.me.clone();
+        self.io.read(
+            buffer,
+            len,
+            offset,
+            Box::new(move |result: Result<Buffer, IoError>| {
+                let Some(store) = me.upgrade() else { return job.finish(Err(StoreError::Closed)) };
+                match result {
+                    Err(error) => job.finish(Err(StoreError::Io(error.to_string()))),
+                    Ok(buffer) => {
+                        let until = end.min(written.max(job.lsn));
+                        match store.check_chunk(&mut job, buffer, base, until) {
+                            Next::Finish(result) => job.finish(result),
+                            Next::Again => store.drive(job),
+                        }
+                    }
+                }
+            }),
+        );
+    }
+
+    /// Bytes of the raw device, wherever they start: what `hexdump` of the device shows.
+    pub fn read_device(&self, offset: u64, len: usize, done: ReadDone) {
+        let capacity = self.io.geometry().capacity;
+        let end = offset.saturating_add(len as u64).min(capacity);
+        if offset >= end {
+            return done(Ok(Vec::new()));
+        }
+        let unit = u64::from(self.io.geometry().block);
+        let base = offset - offset % unit;
+        let span = (end.next_multiple_of(unit) - base) as usize;
+        let Ok(buffer) = self.io.buffer(span) else {
+            return done(Err(StoreError::Io("out of memory".to_owned())));
+        };
+        let range = (offset - base) as usize..(end - base) as usize;
+        self.io.read(
+            buffer,
+            span,
+            base,
+            Box::new(move |result| {
+                done(match result {
+                    Ok(buffer) => Ok(buffer.as_slice().get(range).unwrap_or(&[]).to_vec()),
+                    Err(error) => Err(StoreError::Io(error.to_string())),
+                });
+            }),
+        );
+    }
+
+    /// Bytes of the raw device.
+    pub fn device_bytes(&self) -> u64 {
+        self.io.geometry().capacity
+    }
+}
+
+impl Job {
+    pub fn lost(&self, why: &str) -> String {
+        let damage = self.damage.as_deref().map(|damage| format!("; {damage}")).unwrap_or_default();
+        format!("log {} offset {} can't be read: {why}{damage}", self.log.id, self.offset)
+    }
+
+    /// Bytes that were collected are given in any case; the error comes with the next read.
+    fn finish(self, result: Result<(), StoreError>) {
+        (self.done)(match result {
+            Err(error) if self.out.is_empty() => Err(error),
+            _ => Ok(self.out),
+        });
+    }
+}

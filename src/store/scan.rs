@@ -1,0 +1,262 @@
+//! Reading the log frame by frame from the device, one segment at a time, believing nothing that does not check.
+//!
+//! Used by recovery and by the offline tools. Memory is one window, whatever the segment's size.
+
+use std::ops::Range;
+
+use super::geometry::Shape;
+use super::superblocks::out_of_memory;
+use crate::format::frame::{decode, decode_epoch, infer_epoch, peek};
+use crate::format::{EpochRecord, Frame, FrameError, FrameKind, FrameSeed, Lsn, SHORT_FRAME, SegmentHeader};
+use crate::io::{Buffer, IoError, QuikIO};
+
+/// Least bytes read at a time.
+const WINDOW: u64 = 1 << 20;
+/// Checksummed bytes that one resynchronisation may cost, in segments: a hostile payload full of frame headers can't
+/// make it quadratic. Beyond it only small frames are tried.
+const RESYNC_BUDGET_SEGMENTS: u64 = 8;
+/// What counts as small then.
+const SMALL_FRAME: u64 = 4096;
+/// Epochs tried for a short frame behind damage (it does not carry its epoch).
+const SHORT_FRAME_EPOCHS: u64 = 1024;
+
+/// A frame that checked.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// What it is.
+    pub kind: FrameKind,
+    /// Where it starts.
+    pub lsn: Lsn,
+    /// Log it belongs to.
+    pub log_id: u32,
+    /// Logical offset of the payload.
+    pub offset: u64,
+    /// When it was accepted.
+    pub time_ns: u64,
+    /// MARK: stable LSN; PADD: bytes; others: length of the payload.
+    pub value: u64,
+    /// Bytes it takes.
+    pub total: u64,
+    /// Epoch of the mount that wrote it.
+    pub epoch: u64,
+    /// The record in an EPOC frame.
+    pub record: Option<EpochRecord>,
+    /// Payload of a DATA or META frame, if the scanner keeps payloads.
+    pub payload: Vec<u8>,
+}
+
+/// What is at the scanner's place.
+#[derive(Debug)]
+pub enum Step {
+    /// A frame; the scanner is behind it now.
+    Frame(Found),
+    /// The segment is over.
+    SegmentEnd,
+    /// No frame: the end of the log, a tear or damage.
+    Broken(FrameError),
+}
+
+/// Reads one segment after the other.
+pub struct Scanner<'a> {
+    io: &'a QuikIO,
+    shape: Shape,
+    uuid: [u8; 16],
+    seed: FrameSeed,
+    max_epoch: u64,
+    keep_payloads: bool,
+    place: Lsn,
+    segment: Range<Lsn>,
+    device_base: u64,
+    window: Option<Buffer>,
+    have: Range<Lsn>,
+}
+
+impl<'a> Scanner<'a> {
+    /// A scanner of the store `uuid` whose mounts are numbered up to `max_epoch`.
+    pub fn new(io: &'a QuikIO, shape: Shape, uuid: [u8; 16], max_epoch: u64, keep_payloads: bool) -> Self {
+        Self {
+            io,
+            shape,
+            uuid,
+            seed: FrameSeed::new(&uuid, 0),
+            max_epoch,
+            keep_payloads,
+            place: 0,
+            segment: 0..0,
+            device_base: 0,
+            window: None,
+            have: 0..0,
+        }
+    }
+
+    /// Go to `lsn`, in the segment at `physical`; frames there are of `epoch` until an EPOC frame says else.
+    pub fn enter(&mut self, lsn: Lsn, physical: u32, epoch: u64) {
+        let start = self.shape.segment_start(self.shape.sequence(lsn));
+        self.segment = start..start + self.shape.segment_size;
+        self.device_base = self.shape.device_offset(physical);
+        self.have = 0..0;
+        self.place = lsn;
+        self.seed = FrameSeed::new(&self.uuid, epoch);
+    }
+
+    /// Where it is.
+    pub fn place(&self) -> Lsn {
+        self.place
+    }
+
+    /// End of the segment it is in.
+    pub fn segment_end(&self) -> Lsn {
+        self.segment.end
+    }
+
+    /// Epoch of the frames here.
+    pub fn epoch(&self) -> u64 {
+        self.seed.epoch()
+    }
+
+    /// Device offset of `lsn` in this segment.
+    pub fn device_offset(&self, lsn: Lsn) -> u64 {
+        self.device_base + (lsn - self.segment.start)
+    }
+
+    /// Continue from `lsn` in the same segment.
+    pub fn go_to(&mut self, lsn: Lsn) {
+        self.place = lsn;
+    }
+
+    /// The bytes `[lsn, lsn + len)`, cut at the segment's end.
+    fn bytes(&mut self, lsn: Lsn, len: u64) -> Result<&[u8], IoError> {
+        let end = (lsn + len).min(self.segment.end);
+        if lsn < self.have.start || end > self.have.end {
+            let from = self.shape.block_down(lsn);
+            let want = self.shape.block_up(end.max((from + WINDOW).min(self.segment.end)) - from) as usize;
+            let offset = self.device_offset(from);
+            let buffer = match self.window.take() {
+                Some(buffer) if buffer.len() >= want => buffer,
+                _ => self.io.buffer(want).map_err(|_| out_of_memory("read", offset, want))?,
+            };
+            self.have = 0..0;
+            self.window = Some(self.io.read_now(buffer, want, offset)?);
+            self.have = from..from + want as u64;
+        }
+        let at = (lsn - self.have.start) as usize;
+        let len = (end - lsn) as usize;
+        Ok(self.window.as_ref().and_then(|window| window.as_slice().get(at..at + len)).unwrap_or(&[]))
+    }
+
+    /// What is at its place; a frame is passed over.
+    pub fn step(&mut self) -> Result<Step, IoError> {
+        if self.place >= self.segment.end {
+            return Ok(Step::SegmentEnd);
+        }
+        match self.frame_at(self.place)? {
+            Ok(found) => {
+                self.place += found.total;
+                Ok(Step::Frame(found))
+            }
+            Err(error) => Ok(Step::Broken(error)),
+        }
+    }
+
+    /// The frame at `lsn`, of the present epoch or an EPOC frame of a later one.
+    pub fn frame_at(&mut self, lsn: Lsn) -> Result<Result<Found, FrameError>, IoError> {
+        let seed = self.seed;
+        match self.decode_with(lsn, &seed)? {
+            Ok(found) => Ok(Ok(found)),
+            Err(FrameError::End) => Ok(Err(FrameError::End)),
+            Err(error) => {
+                let (uuid, current, max) = (self.uuid, self.epoch(), self.max_epoch);
+                let later = decode_epoch(&uuid, lsn, self.bytes(lsn, 64)?)
+                    .ok()
+                    .filter(|(_, record)| record.epoch > current && record.epoch <= max)
+                    .map(|(frame, record)| (Self::found(lsn, &frame, record.epoch, false), record));
+                let Some((mut found, record)) = later else { return Ok(Err(error)) };
+                found.record = Some(record);
+                self.seed = FrameSeed::new(&uuid, record.epoch);
+                Ok(Ok(found))
+            }
+        }
+    }
+
+    fn decode_with(&mut self, lsn: Lsn, seed: &FrameSeed) -> Result<Result<Found, FrameError>, IoError> {
+        let rest = self.segment.end - lsn;
+        let (max, keep) = (self.shape.max_record.max(SMALL_FRAME as usize), self.keep_payloads);
+        let mut need = SHORT_FRAME as u64 * 2;
+        loop {
+            let bytes = self.bytes(lsn, need)?;
+            match decode(seed, lsn, bytes, max) {
+                Ok(frame) if frame.total > rest => return Ok(Err(FrameError::Length(frame.total))),
+                Ok(frame) => {
+                    let mut found = Self::found(lsn, &frame, seed.epoch(), keep);
+                    if frame.kind == FrameKind::Epoch {
+                        found.record = EpochRecord::decode(frame.payload).ok();
+                    }
+                    return Ok(Ok(found));
+                }
+                Err(FrameError::NeedMore(more)) if more as u64 > need && more as u64 <= rest => need = more as u64,
+                Err(FrameError::NeedMore(more)) => return Ok(Err(FrameError::Length(more as u64))),
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+    }
+
+    fn found(lsn: Lsn, frame: &Frame<'_>, epoch: u64, keep_data: bool) -> Found {
+        let keep = keep_data || frame.kind == FrameKind::Meta;
+        Found {
+            kind: frame.kind,
+            lsn,
+            log_id: frame.log_id,
+            offset: frame.offset,
+            time_ns: frame.time_ns,
+            value: frame.value,
+            total: frame.total,
+            epoch,
+            record: None,
+            payload: if keep { frame.payload.to_vec() } else { Vec::new() },
+        }
+    }
+
+    /// The first place from `from` on, in this segment, where a frame of this store checks, of the present epoch or a
+    /// later one; the scanner's epoch is then that frame's. Its own place does not change.
+    pub fn resync(&mut self, from: Lsn) -> Result<Option<Lsn>, IoError> {
+        let mut budget = RESYNC_BUDGET_SEGMENTS * self.shape.segment_size;
+        let mut lsn = from.next_multiple_of(SHORT_FRAME as u64);
+        while lsn + SHORT_FRAME as u64 <= self.segment.end {
+            let head = peek(self.bytes(lsn, 2 * SHORT_FRAME as u64)?);
+            if let Some(head) = head
+                && lsn + head.total <= self.segment.end
+                && (head.total <= budget || head.total <= SMALL_FRAME)
+            {
+                budget = budget.saturating_sub(head.total);
+                let current = self.epoch();
+                let max = self.max_epoch;
+                let short_max = max.min(current.saturating_add(SHORT_FRAME_EPOCHS));
+                let mut epochs: Box<dyn Iterator<Item = u64>> = match head.epoch8 {
+                    Some(low) => Box::new(infer_epoch(current, max, low)),
+                    None => Box::new(current..=short_max),
+                };
+                while let Some(epoch) = epochs.next() {
+                    let seed = FrameSeed::new(&self.uuid, epoch);
+                    if self.decode_with(lsn, &seed)?.is_ok() {
+                        self.seed = seed;
+                        return Ok(Some(lsn));
+                    }
+                }
+            }
+            lsn += SHORT_FRAME as u64;
+        }
+        Ok(None)
+    }
+}
+
+/// The header of the segment at `physical`, if it checks.
+pub fn read_segment_header(io: &QuikIO, shape: &Shape, uuid: &[u8; 16], physical: u32) -> Result<Option<SegmentHeader>, IoError> {
+    if physical >= shape.segments {
+        return Ok(None);
+    }
+    let (offset, len) = (shape.device_offset(physical), shape.block as usize);
+    let buffer = io.buffer(len).map_err(|_| out_of_memory("read", offset, len))?;
+    let block = io.read_now(buffer, len, offset)?;
+    let header = SegmentHeader::decode(block.as_slice(), uuid).ok();
+    Ok(header.filter(|h| h.physical == physical && h.sequence > 0 && h.first_lsn == shape.segment_start(h.sequence)))
+}

@@ -1,0 +1,109 @@
+//! Figures of a running store, and what can be asked of its logs.
+
+use std::sync::atomic::Ordering;
+
+use super::LogStructuredStore;
+use super::types::{LogId, LogInfo, RingSlot, Stats};
+use crate::format::uuid_text;
+
+impl LogStructuredStore {
+    /// All logs.
+    pub fn logs(&self) -> Vec<LogInfo> {
+        self.catalog.all().iter().map(|log| log.info()).collect()
+    }
+
+    /// One log.
+    pub fn log(&self, id: LogId) -> Option<LogInfo> {
+        self.catalog.get(id).map(|log| log.info())
+    }
+
+    /// The log with this name.
+    pub fn log_by_name(&self, name: &[u8]) -> Option<LogId> {
+        self.catalog.by_name(name)
+    }
+
+    /// LLAMA's Hi-Stable.
+    pub fn stable_lsn(&self) -> u64 {
+        self.flusher.commit.stable()
+    }
+
+    /// Figures for people and programs.
+    pub fn stats(&self) -> Stats {
+        let (mut appends, mut append_bytes) = (0, 0);
+        for log in self.catalog.all() {
+            let state = log.state.lock();
+            appends += state.appends;
+            append_bytes += state.append_bytes;
+        }
+        let io = self.io.counters();
+        let end_lsn = self.ring.end_lsn();
+        let full = self.flusher.full.load(Ordering::Relaxed);
+        let (used, available, segments_free) = {
+            let space = self.flusher.space();
+            let (used, available) = space.usage(end_lsn);
+            (used, available, space.table.free_count())
+        };
+        let (failed_flushes, seals_full, seals_commit) = self.flusher.counts();
+        let state = match (self.flusher.commit.failed(), self.options.read_only) {
+            (Some(error), _) => format!("appends stopped: {error}"),
+            (None, true) => "ro".to_owned(),
+            (None, false) => "rw".to_owned(),
+        };
+        let last = self.checkpointing.lock();
+        let superblock = &last.superblock;
+        Stats {
+            device: self.io.describe(),
+            uuid: uuid_text(&superblock.uuid),
+            label: superblock.label.clone(),
+            capacity: self.shape.capacity(),
+            used,
+            available: if full { 0 } else { available },
+            full,
+            segment_size: self.shape.segment_size,
+            segments: u64::from(self.shape.segments),
+            segments_free,
+            block_size: self.shape.block,
+            max_record: self.shape.max_record as u64,
+            epoch: superblock.epoch,
+            end_lsn,
+            stable_lsn: self.flusher.commit.stable(),
+            recovery_lsn: last.recovery_lsn,
+            appends,
+            append_bytes,
+            device_writes: io.writes,
+            device_write_bytes: io.write_bytes,
+            device_flushes: io.flushes,
+            syncs: self.flusher.commit.syncs(),
+            seals_full,
+            seals_commit,
+            failed_flushes,
+            queued_appends: self.deferred(),
+            retries: io.retries,
+            state,
+            recovery: self.recovery.clone(),
+        }
+    }
+
+    /// The ring's buffers, their state words raw and decoded.
+    pub fn ring_slots(&self) -> Vec<RingSlot> {
+        let slots = self.ring.states().into_iter();
+        slots
+            .map(|slot| {
+                let word = slot.state;
+                RingSlot {
+                    slot: slot.slot,
+                    current: slot.current,
+                    filling: slot.number,
+                    word: slot.word,
+                    offset: word.offset,
+                    writers: word.writers,
+                    flushing: word.flushing,
+                    sealed: word.sealed,
+                    base_lsn: slot.base_lsn,
+                    start: slot.start,
+                    limit: slot.limit,
+                }
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,208 @@
+//! Walking the frames that a read has brought from the device: checking them, serving the read, passing over damage.
+
+use std::sync::Arc;
+
+use super::LogStructuredStore;
+use super::chunks::Chunk;
+use super::read::{Job, Next};
+use super::types::StoreError;
+use crate::format::frame::{decode, decode_epoch, infer_epoch, peek};
+use crate::format::{EpochRecord, FRAME_HEADER, Frame, FrameError, FrameKind, FrameSeed, Lsn, SHORT_FRAME};
+use crate::io::Buffer;
+
+/// Epochs tried for a short frame whose mount is not known.
+const SHORT_FRAME_EPOCHS: u64 = 1024;
+/// Places behind damage that are tried though their frame reaches beyond what was read: bounds what a hostile payload
+/// in a damaged place can cost.
+const MAX_GUESSES: u32 = 32;
+
+impl LogStructuredStore {
+    /// Check the frames in `buffer`, which starts at `base`, from the job's LSN up to `until`; keep them as a chunk and
+    /// serve the job from it.
+    pub(super) fn check_chunk(&self, job: &mut Job, buffer: Buffer, base: Lsn, until: Lsn) -> Next {
+        let segment_end = self.shape.segment_end(base);
+        let mut mounts = self.mounts_of(job.lsn, job.seed);
+        let bytes = buffer.as_slice().get(..(until.max(job.lsn) - base) as usize).unwrap_or(&[]);
+        let from = |lsn: Lsn| bytes.get((lsn - base) as usize..).unwrap_or(&[]);
+        let mut lsn = job.lsn;
+        let failure = loop {
+            if lsn >= until {
+                break FrameError::NeedMore(FRAME_HEADER);
+            }
+            match mounts.check(lsn, from(lsn)) {
+                Ok(total) => lsn = (lsn + total).min(segment_end),
+                Err(error) => break error,
+            }
+        };
+        if lsn > job.lsn {
+            let chunk = Chunk { lsns: job.lsn..lsn, base, buffer: Arc::new(buffer), seed: mounts.seed };
+            let next = self.from_chunk(job, &chunk);
+            self.chunks.put(chunk);
+            return next;
+        }
+        match failure {
+            FrameError::NeedMore(more) if more as u64 > job.need && lsn + more as u64 <= segment_end => {
+                job.need = more as u64;
+                return Next::Again;
+            }
+            // A mount with `tail=pad` starts on the next block, with an EPOC frame.
+            FrameError::End | FrameError::Checksum { .. } | FrameError::UnknownKind(_) if mounts.starts_at(self.shape.block_up(lsn), lsn, &from) => {
+                job.lsn = self.shape.block_up(lsn);
+                return Next::Again;
+            }
+            _ => {}
+        }
+        self.pass_over(job, &mut mounts, &failure, &from, until)
+    }
+
+    /// No frame checks at the job's LSN. What was collected is given; else go on at the next place where one does.
+    fn pass_over<'b>(&self, job: &mut Job, mounts: &mut Mounts, why: &FrameError, from: &impl Fn(Lsn) -> &'b [u8], until: Lsn) -> Next {
+        if !job.out.is_empty() {
+            return Next::Finish(Ok(()));
+        }
+        if job.damage.is_none() {
+            let text = format!("damage at LSN {:#x} ({why})", job.lsn);
+            log::error!("{}: log {}: {text}", self.io.describe(), job.log.id);
+            job.damage = Some(text);
+        }
+        job.need = 0;
+        let segment_end = self.shape.segment_end(job.lsn);
+        let line = SHORT_FRAME as u64;
+        let mut lsn = job.lsn + line;
+        while lsn + line <= until {
+            let bytes = from(lsn);
+            if peek(bytes).is_some_and(|head| lsn + head.total <= segment_end) {
+                match mounts.check(lsn, bytes) {
+                    Ok(_) => break,
+                    Err(FrameError::NeedMore(_)) if job.guesses < MAX_GUESSES => {
+                        job.guesses += 1;
+                        break;
+                    }
+                    Err(_) => {}
+                }
+            }
+            lsn += line;
+        }
+        job.seed = mounts.seed;
+        job.lsn = lsn;
+        self.step_segment(job)
+    }
+
+    /// Behind a segment's last byte the log goes on behind the next one's header.
+    fn step_segment(&self, job: &mut Job) -> Next {
+        if self.shape.within(job.lsn) == 0 {
+            job.lsn = self.shape.first_frame(self.shape.sequence(job.lsn));
+        }
+        Next::Again
+    }
+
+    /// Serve the job from checked frames.
+    pub(super) fn from_chunk(&self, job: &mut Job, chunk: &Chunk) -> Next {
+        let mut last = None;
+        while job.offset < job.end && chunk.lsns.contains(&job.lsn) {
+            let bytes = chunk.from(job.lsn);
+            let Some(frame) = head_of(bytes) else {
+                return Next::Finish(Err(StoreError::Io(job.lost("its frame can't be read"))));
+            };
+            if frame.kind == FrameKind::Data && frame.log_id == job.log.id {
+                if frame.offset > job.offset {
+                    let lost = job.lost("it was damaged");
+                    return Next::Finish(if job.out.is_empty() { Err(StoreError::Io(lost)) } else { Ok(()) });
+                }
+                let payload = bytes.get(FRAME_HEADER..FRAME_HEADER + frame.value as usize).unwrap_or(&[]);
+                let skip = (job.offset - frame.offset) as usize;
+                let take = payload.len().saturating_sub(skip).min((job.end - job.offset) as usize);
+                if let Some(wanted) = payload.get(skip..skip + take) {
+                    job.out.extend_from_slice(wanted);
+                    job.offset += take as u64;
+                }
+                last = Some((frame.offset, job.lsn));
+            }
+            job.lsn += frame.total;
+        }
+        job.seed = if job.lsn == chunk.lsns.end { chunk.seed } else { None };
+        job.need = 0;
+        if let Some((offset, lsn)) = last {
+            job.log.state.lock().remember(offset, lsn);
+        }
+        self.step_segment(job)
+    }
+
+    fn mounts_of(&self, lsn: Lsn, seed: Option<FrameSeed>) -> Mounts {
+        let sequence = self.shape.sequence(lsn);
+        let oldest = self.flusher.space().table.live().find(|entry| entry.sequence == sequence).map_or(0, |entry| entry.epoch);
+        let uuid = self.checkpointing.lock().superblock.uuid;
+        Mounts { uuid, oldest, newest: self.seed.epoch(), seed, max_record: self.shape.max_record }
+    }
+}
+
+/// The mounts that may have written the frames of a segment, and the one that wrote the last frame that checked.
+struct Mounts {
+    uuid: [u8; 16],
+    oldest: u64,
+    newest: u64,
+    seed: Option<FrameSeed>,
+    max_record: usize,
+}
+
+impl Mounts {
+    /// Length of the frame at `lsn`, if it checks.
+    fn check(&mut self, lsn: Lsn, bytes: &[u8]) -> Result<u64, FrameError> {
+        let mut error = FrameError::End;
+        if let Some(seed) = self.seed {
+            match decode(&seed, lsn, bytes, self.max_record) {
+                Ok(frame) => return Ok(frame.total),
+                Err(why @ (FrameError::End | FrameError::NeedMore(_))) => return Err(why),
+                Err(why) => error = why,
+            }
+        }
+        if let Ok((frame, record)) = decode_epoch(&self.uuid, lsn, bytes)
+            && self.epochs().contains(&record.epoch)
+        {
+            self.seed = Some(FrameSeed::new(&self.uuid, record.epoch));
+            return Ok(frame.total);
+        }
+        let Some(head) = peek(bytes) else {
+            return decode(&FrameSeed::new(&self.uuid, 0), lsn, bytes, self.max_record).map(|frame| frame.total);
+        };
+        let epochs: Box<dyn Iterator<Item = u64>> = match head.epoch8 {
+            Some(low) => Box::new(infer_epoch(self.oldest, self.newest, low)),
+            None => Box::new(self.epochs().rev().take(SHORT_FRAME_EPOCHS as usize)),
+        };
+        for epoch in epochs {
+            let seed = FrameSeed::new(&self.uuid, epoch);
+            match decode(&seed, lsn, bytes, self.max_record) {
+                Ok(frame) => {
+                    self.seed = Some(seed);
+                    return Ok(frame.total);
+                }
+                Err(why @ FrameError::NeedMore(_)) => return Err(why),
+                Err(why) => error = why,
+            }
+        }
+        Err(error)
+    }
+
+    fn epochs(&self) -> std::ops::RangeInclusive<u64> {
+        self.oldest..=self.newest
+    }
+
+    /// An EPOC frame at `lsn` says that the log before it ended at `end`.
+    fn starts_at<'b>(&self, lsn: Lsn, end: Lsn, from: &impl Fn(Lsn) -> &'b [u8]) -> bool {
+        let bytes = from(lsn);
+        lsn > end && decode_epoch(&self.uuid, lsn, bytes).is_ok_and(|(_, record): (_, EpochRecord)| record.cut_lsn == end)
+    }
+}
+
+/// What the header of a frame says that was checked before; the payload is left alone.
+pub(super) fn head_of(bytes: &[u8]) -> Option<Frame<'static>> {
+    let head = peek(bytes)?;
+    let word = |at: usize| bytes.get(at..at + 4).and_then(|b| b.first_chunk()).map(|b| u32::from_le_bytes(*b));
+    let long = |at: usize| bytes.get(at..at + 8).and_then(|b| b.first_chunk()).map(|b| u64::from_le_bytes(*b));
+    let (kind, total) = (head.kind, head.total);
+    if head.epoch8.is_none() {
+        return Some(Frame { kind, log_id: 0, offset: 0, time_ns: 0, payload: &[], value: long(8)?, total });
+    }
+    let len = u64::from(word(8)? & 0x00ff_ffff);
+    Some(Frame { kind, log_id: word(12)?, offset: long(16)?, time_ns: long(24)?, payload: &[], value: len, total })
+}

@@ -1,0 +1,153 @@
+//! The promises of the LogStructuredStore, on a simulated device and driven by one thread.
+
+use std::sync::Arc;
+
+use llamafs::io::{Device, SimDevice};
+use llamafs::store::{FormatOptions, LogStructuredStore, StoreError, StoreOptions, Tail};
+
+const LOG: u32 = 1;
+
+fn tiny() -> FormatOptions {
+    FormatOptions { segment_size: Some(64 << 10), max_record: Some(8 << 10), now_ns: Some(1), uuid: Some([7; 16]), ..FormatOptions::default() }
+}
+
+fn options(tail: Tail) -> StoreOptions {
+    StoreOptions { ring_size: 4, buffer_size: 20 << 10, tail, ..StoreOptions::default() }
+}
+
+fn made(capacity: u64) -> Arc<SimDevice> {
+    let device = Arc::new(SimDevice::new(capacity, 1));
+    LogStructuredStore::format(device.clone() as Arc<dyn Device>, &tiny(), &mut |_, _| {}).unwrap();
+    device
+}
+
+fn open(device: &Arc<SimDevice>, tail: Tail) -> Arc<LogStructuredStore> {
+    LogStructuredStore::open(device.clone() as Arc<dyn Device>, options(tail)).unwrap()
+}
+
+fn record(number: u64) -> Vec<u8> {
+    let len = 1 + (number.wrapping_mul(2_654_435_761) % 3000) as usize;
+    (0..len).map(|at| (number as usize * 31 + at) as u8).collect()
+}
+
+fn append(store: &Arc<LogStructuredStore>, data: &[u8]) -> Result<u64, StoreError> {
+    loop {
+        match store.try_append(LOG, data, llamafs::store::AppendAt::End) {
+            Err(StoreError::WouldBlock) => {
+                store.poll(true);
+            }
+            other => return other.map(|appended| appended.end_lsn),
+        }
+    }
+}
+
+fn read_all(store: &Arc<LogStructuredStore>, len: usize) -> Vec<u8> {
+    let mut out = Vec::new();
+    while out.len() < len {
+        let piece = store.read_now(LOG, out.len() as u64, 4096 + out.len() % 7777).unwrap();
+        assert!(!piece.is_empty(), "read stopped at {} of {len}", out.len());
+        out.extend(piece);
+    }
+    out
+}
+
+#[test]
+fn what_was_appended_is_read_back_before_and_after_the_flush_and_after_a_remount() {
+    for tail in [Tail::Rewrite, Tail::Pad] {
+        let device = made(4 << 20);
+        let mut expected = Vec::new();
+        for round in 0..4u64 {
+            let store = open(&device, tail);
+            assert_eq!(store.log(LOG).unwrap().size, expected.len() as u64);
+            for number in 0..100 {
+                let data = record(round * 1000 + number);
+                let lsn = append(&store, &data).unwrap();
+                expected.extend_from_slice(&data);
+                if number % 7 == 0 {
+                    store.make_stable_now(lsn).unwrap();
+                    assert!(store.stable_lsn() >= lsn);
+                }
+                if number % 31 == 0 {
+                    assert_eq!(read_all(&store, expected.len()), expected);
+                }
+            }
+            assert_eq!(read_all(&store, expected.len()), expected);
+            store.close().unwrap();
+        }
+        let store = open(&device, tail);
+        assert!(store.stats().recovery.clean);
+        assert!(store.stats().recovery.damage.is_empty());
+        assert_eq!(read_all(&store, expected.len()), expected);
+    }
+}
+
+#[test]
+fn a_power_loss_keeps_everything_that_was_synced_and_a_prefix_of_the_rest() {
+    for tail in [Tail::Rewrite, Tail::Pad] {
+        for seed in 0..60u64 {
+            let mut device = made(4 << 20);
+            let mut expected: Vec<u8> = Vec::new();
+            for life in 0..4u64 {
+                let store = open(&device, tail);
+                let size = store.log(LOG).unwrap().size as usize;
+                assert!(size <= expected.len());
+                expected.truncate(size);
+                assert_eq!(read_all(&store, size), expected, "seed {seed} life {life}");
+                let mut synced = size;
+                for number in 0..(seed % 40 + life) {
+                    let data = record(seed * 1000 + life * 100 + number);
+                    let lsn = append(&store, &data).unwrap();
+                    expected.extend_from_slice(&data);
+                    if (number + seed) % 5 == 0 {
+                        store.make_stable_now(lsn).unwrap();
+                        synced = expected.len();
+                    }
+                    if (number + seed) % 11 == 0 {
+                        store.tick();
+                        store.poll(false);
+                    }
+                }
+                let crashed = Arc::new(device.crash(seed * 10 + life));
+                std::mem::forget(store);
+                let store = open(&crashed, tail);
+                let size = store.log(LOG).unwrap().size as usize;
+                let report = store.stats().recovery;
+                assert!(size >= synced, "seed {seed} life {life}: {size} of {synced} synced bytes; {report:?}");
+                assert!(report.damage.is_empty(), "seed {seed} life {life}: {report:?}");
+                assert_eq!(read_all(&store, size), expected[..size], "seed {seed} life {life}");
+                drop(store);
+                device = crashed;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_full_device_refuses_at_once_and_keeps_all_it_accepted() {
+    let device = made(1 << 20);
+    let store = open(&device, Tail::Rewrite);
+    let mut expected = Vec::new();
+    let mut number = 0;
+    loop {
+        let data = record(number);
+        number += 1;
+        match append(&store, &data) {
+            Ok(_) => expected.extend_from_slice(&data),
+            Err(error) => {
+                assert_eq!(error, StoreError::NoSpace);
+                break;
+            }
+        }
+    }
+    assert!(store.stats().full);
+    assert_eq!(store.stats().available, 0);
+    assert!(expected.len() > 500_000, "{}", expected.len());
+    assert_eq!(read_all(&store, expected.len()), expected);
+    while let Ok(_) = append(&store, b"x") {
+        expected.push(b'x');
+    }
+    store.close().unwrap();
+    let store = open(&device, Tail::Rewrite);
+    assert_eq!(read_all(&store, expected.len()), expected);
+    store.close().unwrap();
+}
