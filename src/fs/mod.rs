@@ -1,1 +1,103 @@
-//! The fs room.
+//! The file system: inodes, append-only rules, the control tree. It knows nothing of `fuser`; a transport calls
+//! [`LlamaFs`] with the types of [`types`], and every answer is a one-shot [`Reply`] that may be sent later, from
+//! another thread, so that no worker of a transport ever waits for the device.
+
+mod append;
+mod attr;
+mod control;
+mod directory;
+mod flags;
+mod gate;
+mod inode;
+mod logs;
+mod open;
+mod read;
+mod tail;
+pub mod types;
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::store::LogStructuredStore;
+use control::Snapshots;
+use gate::{Backlog, Gate};
+use logs::Logs;
+pub use directory::NAME_VALID;
+pub use tail::{NoPageCache, PageCache};
+pub use types::{Errno, Reply};
+
+/// Bytes of appends that may wait for room in the ring before a worker is held up.
+///
+/// An append that finds the ring full is copied and queued, so that its worker goes on. The kernel holds a file's
+/// inode lock over each append, so one log queues at most one request; the bound only matters with many logs, and
+/// keeps the daemon's memory known.
+pub const BACKLOG_BYTES: usize = 32 << 20;
+
+/// What a mount decides about its file system.
+#[derive(Debug, Clone, Default)]
+pub struct FsSettings {
+    /// Owner of the root and of the control tree: the user who mounted.
+    pub uid: u32,
+    /// Their group.
+    pub gid: u32,
+    /// `-o sync`: every append is durable before it is answered.
+    pub sync: bool,
+    /// Where it is mounted, for `status`.
+    pub mountpoint: String,
+    /// The mount options as given, for `status`.
+    pub options: String,
+}
+
+/// The file system over one store.
+#[derive(Clone)]
+pub struct LlamaFs {
+    inner: Arc<Inner>,
+}
+
+/// What the answers in flight share.
+struct Inner {
+    store: Arc<LogStructuredStore>,
+    settings: FsSettings,
+    logs: Logs,
+    page_cache: Box<dyn PageCache>,
+    gate: Gate,
+    backlog: Backlog,
+    snapshots: Mutex<Snapshots>,
+    mounted_ns: u64,
+}
+
+impl LlamaFs {
+    /// The file system of `store`. `page_cache` is the kernel's cache of what readers have read.
+    pub fn new(store: Arc<LogStructuredStore>, settings: FsSettings, page_cache: Box<dyn PageCache>) -> Self {
+        let logs = Logs::new(&store.logs());
+        Self {
+            inner: Arc::new(Inner {
+                store,
+                settings,
+                logs,
+                page_cache,
+                gate: Gate::default(),
+                backlog: Backlog::new(BACKLOG_BYTES),
+                snapshots: Mutex::new(Snapshots::default()),
+                mounted_ns: now_ns(),
+            }),
+        }
+    }
+
+    /// Take no further request that needs the store: they are answered `ESHUTDOWN`. Those taken go on.
+    pub fn shut_gate(&self) {
+        self.inner.gate.shut();
+    }
+
+    /// Wait until every request that was taken is answered, but no longer than `limit`. True if so.
+    pub fn wait_answered(&self, limit: std::time::Duration) -> bool {
+        self.inner.gate.wait_empty(limit)
+    }
+}
+
+/// Now, in ns since 1970.
+fn now_ns() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}

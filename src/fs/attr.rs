@@ -1,0 +1,161 @@
+//! Attributes: what `stat` shows, and what chmod, chown, truncate and utimens may change.
+//!
+//! Sizes are always the store's: the kernel asks for a log's attributes each time (`valid` is zero), as an append
+//! changes them. The kernel itself checks the permission bits and who may change them (`default_permissions`).
+
+use std::time::Duration;
+
+use super::inode::{ControlFile, Node};
+use super::types::{Attr, Errno, Kind, Reply, SetAttr, SetTime, StatFs};
+use super::{Inner, LlamaFs, now_ns};
+use crate::store::types::{AttrChange, LogInfo};
+
+/// How long the kernel may keep what never changes while mounted.
+const FIXED: Duration = Duration::from_secs(60);
+/// Permission bits.
+const MODE_BITS: u32 = 0o7777;
+
+/// Attributes of a node.
+pub fn attr(inner: &Inner, node: Node) -> Result<Attr, Errno> {
+    match node {
+        Node::Log(id) => Ok(log_attr(inner, &inner.store.log(id).ok_or(Errno::ENOENT)?)),
+        Node::Root => Ok(fixed(inner, node, Kind::Directory, 0o755, 3, 0)),
+        Node::Control => Ok(fixed(inner, node, Kind::Directory, 0o555, 2, 0)),
+        Node::File(ControlFile::Device) => {
+            let mut attr = fixed(inner, node, Kind::File, device_mode(inner), 1, inner.store.device_bytes());
+            attr.valid = Duration::ZERO;
+            Ok(attr)
+        }
+        Node::File(_) => Ok(fixed(inner, node, Kind::File, 0o444, 1, 0)),
+    }
+}
+
+/// Anyone may read the device as long as anyone may read every log on it; otherwise it would show what a log's own
+/// mode hides, and is its owner's alone.
+fn device_mode(inner: &Inner) -> u32 {
+    if inner.store.logs().iter().all(|log| log.mode & libc::S_IROTH != 0) { 0o444 } else { 0o400 }
+}
+
+fn fixed(inner: &Inner, node: Node, kind: Kind, mode: u32, nlink: u32, size: u64) -> Attr {
+    Attr {
+        ino: node.ino(),
+        kind,
+        mode,
+        uid: inner.settings.uid,
+        gid: inner.settings.gid,
+        nlink,
+        size,
+        blocks: 0,
+        mtime_ns: inner.mounted_ns,
+        ctime_ns: inner.mounted_ns,
+        btime_ns: inner.mounted_ns,
+        valid: FIXED,
+    }
+}
+
+fn log_attr(inner: &Inner, info: &LogInfo) -> Attr {
+    Attr {
+        ino: Node::Log(info.id).ino(),
+        kind: Kind::File,
+        mode: info.mode & MODE_BITS,
+        uid: info.uid,
+        gid: info.gid,
+        nlink: 1,
+        // Not `info.size`: an append in flight must not show before its page is clean; see `tail`.
+        size: inner.logs.get(info.id).map_or(info.size, |log| log.tail.visible()),
+        blocks: info.device_bytes.div_ceil(512),
+        mtime_ns: info.mtime_ns,
+        ctime_ns: info.ctime_ns,
+        btime_ns: info.btime_ns,
+        valid: Duration::ZERO,
+    }
+}
+
+/// What a change of a log's attributes comes to, by the rules of the append-only flag.
+fn change(set: &SetAttr) -> Result<Option<AttrChange>, Errno> {
+    let explicit = [set.atime, set.mtime].contains(&Some(SetTime::At));
+    if set.size.is_some() || explicit {
+        return Err(Errno::EPERM);
+    }
+    if set.mode.is_none() && set.uid.is_none() && set.gid.is_none() && set.mtime.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(AttrChange {
+        mode: set.mode.map(|mode| mode & MODE_BITS),
+        uid: set.uid,
+        gid: set.gid,
+        mtime_ns: set.mtime.map(|_| now_ns()),
+    }))
+}
+
+impl LlamaFs {
+    /// `stat`.
+    pub fn getattr(&self, ino: u64) -> Result<Attr, Errno> {
+        attr(&self.inner, Node::of(ino).ok_or(Errno::ENOENT)?)
+    }
+
+    /// `chmod`, `chown`, `truncate`, `utimens`.
+    pub fn setattr(&self, ino: u64, set: SetAttr, reply: impl Reply<Attr>) {
+        reply.send(self.setattr_now(ino, &set));
+    }
+
+    fn setattr_now(&self, ino: u64, set: &SetAttr) -> Result<Attr, Errno> {
+        let Node::Log(id) = Node::of(ino).ok_or(Errno::ENOENT)? else {
+            return Err(Errno::EPERM);
+        };
+        if let Some(change) = change(set)? {
+            let info = self.inner.store.set_attr(id, change)?;
+            if let Some(log) = self.inner.logs.get(id) {
+                log.set_mode(info.mode);
+            }
+            return Ok(log_attr(&self.inner, &info));
+        }
+        self.getattr(ino)
+    }
+
+    /// `statfs`.
+    pub fn statfs(&self) -> StatFs {
+        let stats = self.inner.store.stats();
+        let block = u64::from(StatFs::BLOCK);
+        let free = if stats.full { 0 } else { stats.available };
+        StatFs { blocks: stats.capacity / block, free: free / block, files: self.inner.logs.iter().count() as u64 }
+    }
+
+    /// `access`, where the kernel asks: it checks the bits itself under `default_permissions`.
+    pub fn access(&self, ino: u64, mask: i32) -> Result<(), Errno> {
+        match Node::of(ino).ok_or(Errno::ENOENT)? {
+            Node::Control | Node::File(_) if mask & libc::W_OK != 0 => Err(Errno::EACCES),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_is_never_set_not_even_the_same() {
+        for size in [0, 1, u64::MAX] {
+            let set = SetAttr { size: Some(size), ..SetAttr::default() };
+            assert_eq!(change(&set).err(), Some(Errno::EPERM));
+        }
+    }
+
+    #[test]
+    fn only_the_present_may_be_set_as_time() {
+        let now = SetAttr { atime: Some(SetTime::Now), mtime: Some(SetTime::Now), ..SetAttr::default() };
+        assert!(change(&now).unwrap().unwrap().mtime_ns.is_some());
+        let past = SetAttr { mtime: Some(SetTime::At), ..now };
+        assert_eq!(change(&past).err(), Some(Errno::EPERM));
+        let atime = SetAttr { atime: Some(SetTime::At), ..SetAttr::default() };
+        assert_eq!(change(&atime).err(), Some(Errno::EPERM));
+    }
+
+    #[test]
+    fn mode_and_owner_go_through() {
+        let set = SetAttr { mode: Some(0o100_600), uid: Some(7), gid: Some(8), ..SetAttr::default() };
+        let change = change(&set).unwrap().unwrap();
+        assert_eq!((change.mode, change.uid, change.gid), (Some(0o600), Some(7), Some(8)));
+    }
+}

@@ -1,0 +1,100 @@
+//! Inode numbers: the root, a fixed high range for the control tree, and one for each log, made of its id.
+
+use crate::store::types::LogId;
+
+/// The root directory; the protocol fixes it.
+pub const ROOT: u64 = 1;
+/// A log's inode number is this and its id.
+const FIRST_LOG: u64 = 0x100;
+/// `/.llamafs`; its files follow.
+const CONTROL: u64 = 1 << 40;
+/// Name of the control directory.
+pub const CONTROL_NAME: &[u8] = b".llamafs";
+
+/// A file of the control tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ControlFile {
+    /// Figures, one `key: value` a line.
+    Status,
+    /// The same for programs.
+    StatusJson,
+    /// The flush ring's buffers.
+    Ring,
+    /// The raw device.
+    Device,
+}
+
+impl ControlFile {
+    /// All, in the order of their inode numbers.
+    pub const ALL: [Self; 4] = [Self::Status, Self::StatusJson, Self::Ring, Self::Device];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::StatusJson => "status.json",
+            Self::Ring => "ring",
+            Self::Device => "device",
+        }
+    }
+}
+
+/// What an inode number stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Node {
+    /// The root directory.
+    Root,
+    /// A log.
+    Log(LogId),
+    /// `/.llamafs`.
+    Control,
+    /// A file in it.
+    File(ControlFile),
+}
+
+impl Node {
+    /// The node of an inode number.
+    pub fn of(ino: u64) -> Option<Self> {
+        if ino == ROOT {
+            return Some(Self::Root);
+        }
+        if let Some(above) = ino.checked_sub(CONTROL) {
+            return match above.checked_sub(1) {
+                None => Some(Self::Control),
+                Some(n) => ControlFile::ALL.get(usize::try_from(n).ok()?).copied().map(Self::File),
+            };
+        }
+        LogId::try_from(ino.checked_sub(FIRST_LOG)?).ok().filter(|id| *id != 0).map(Self::Log)
+    }
+
+    /// Its inode number.
+    pub fn ino(self) -> u64 {
+        match self {
+            Self::Root => ROOT,
+            Self::Log(id) => FIRST_LOG + u64::from(id),
+            Self::Control => CONTROL,
+            Self::File(file) => CONTROL + 1 + file as u64,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_node_has_its_number_and_back() {
+        let mut nodes = vec![Node::Root, Node::Control, Node::Log(1), Node::Log(LogId::MAX)];
+        nodes.extend(ControlFile::ALL.map(Node::File));
+        for node in nodes {
+            assert_eq!(Node::of(node.ino()), Some(node));
+        }
+    }
+
+    #[test]
+    fn other_numbers_are_nobody() {
+        for ino in [0, 2, FIRST_LOG, FIRST_LOG + (1 << 32), CONTROL + 5, u64::MAX] {
+            assert_eq!(Node::of(ino), None, "{ino:#x}");
+        }
+    }
+}

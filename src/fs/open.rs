@@ -1,0 +1,91 @@
+//! Opening and closing: where a descriptor for writing is made append-only, and where the kernel is told how to
+//! treat its pages.
+//!
+//! Writers go past the page cache, so that one `write` is one request and no page is ever dirty; that also refuses
+//! shared mappings of a writer's descriptor. Readers keep their pages between opens, as a log only grows.
+
+use super::inode::{ControlFile, Node};
+use super::types::{Errno, Opened, Reply};
+use super::{LlamaFs, control};
+
+/// Handle of a descriptor that reads through the page cache.
+pub const FH_CACHED: u64 = 1;
+/// Handle of a descriptor that goes past it.
+pub const FH_DIRECT: u64 = 2;
+/// Handles of control files' snapshots begin here.
+pub const FH_FIRST_SNAPSHOT: u64 = 16;
+
+/// Whether these flags open for writing.
+fn writes(flags: i32) -> bool {
+    flags & libc::O_ACCMODE != libc::O_RDONLY
+}
+
+/// What `open` answers for a log: the rule of the append-only flag.
+fn open_log(flags: i32) -> Result<Opened, Errno> {
+    if flags & libc::O_TRUNC != 0 {
+        return Err(Errno::EPERM);
+    }
+    if !writes(flags) {
+        return Ok(Opened { fh: FH_CACHED, direct_io: false, keep_cache: true });
+    }
+    if flags & libc::O_APPEND == 0 {
+        return Err(Errno::EPERM);
+    }
+    Ok(Opened { fh: FH_DIRECT, direct_io: true, keep_cache: false })
+}
+
+impl LlamaFs {
+    /// `open`.
+    pub fn open(&self, ino: u64, flags: i32, reply: impl Reply<Opened>) {
+        reply.send(self.open_now(ino, flags));
+    }
+
+    fn open_now(&self, ino: u64, flags: i32) -> Result<Opened, Errno> {
+        match Node::of(ino).ok_or(Errno::ENOENT)? {
+            Node::Root | Node::Control => Err(Errno::EISDIR),
+            Node::Log(id) => {
+                self.inner.logs.get(id).ok_or(Errno::ENOENT)?;
+                open_log(flags)
+            }
+            Node::File(_) if writes(flags) || flags & libc::O_TRUNC != 0 => Err(Errno::EACCES),
+            Node::File(ControlFile::Device) => Ok(Opened { fh: FH_DIRECT, direct_io: true, keep_cache: false }),
+            Node::File(file) => {
+                let text = control::text(&self.inner, file);
+                let fh = self.inner.snapshots.lock().keep(text.into_bytes());
+                Ok(Opened { fh, direct_io: true, keep_cache: false })
+            }
+        }
+    }
+
+    /// The last descriptor of an `open` is closed.
+    pub fn release(&self, fh: u64) {
+        if fh >= FH_FIRST_SNAPSHOT {
+            self.inner.snapshots.lock().forget(fh);
+        }
+    }
+
+    /// `opendir`.
+    pub fn opendir(&self, ino: u64) -> Result<(), Errno> {
+        match Node::of(ino).ok_or(Errno::ENOENT)? {
+            Node::Root | Node::Control => Ok(()),
+            Node::Log(_) | Node::File(_) => Err(Errno::ENOTDIR),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writing_needs_append_and_forbids_truncation() {
+        for mode in [libc::O_WRONLY, libc::O_RDWR] {
+            assert_eq!(open_log(mode), Err(Errno::EPERM));
+            assert_eq!(open_log(mode | libc::O_APPEND | libc::O_TRUNC), Err(Errno::EPERM));
+            assert!(open_log(mode | libc::O_APPEND).unwrap().direct_io);
+        }
+        assert_eq!(open_log(libc::O_RDONLY | libc::O_TRUNC), Err(Errno::EPERM));
+        assert!(open_log(libc::O_RDONLY).unwrap().keep_cache);
+        assert!(open_log(libc::O_RDONLY | libc::O_APPEND).unwrap().keep_cache);
+    }
+}

@@ -1,0 +1,190 @@
+//! One mount from beginning to end: mount, serve, unmount, with every request that was taken answered.
+
+use std::num::NonZero;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fuser::{Config, Session, SessionACL};
+use nix::unistd::{getegid, geteuid};
+use parking_lot::{Condvar, Mutex};
+
+use super::adapter::Adapter;
+use super::mount::{self, Mounted, Unmounted};
+use super::{MountError, cache};
+use crate::fs::{FsSettings, LlamaFs};
+use crate::store::LogStructuredStore;
+
+/// How long a request may take to be answered when the daemon is told to stop: a device that does not answer by
+/// then is given up on.
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+/// How long the session may take to notice that its mount is gone.
+const END_LIMIT: Duration = Duration::from_secs(5);
+
+/// What to mount, and how.
+#[derive(Debug, Clone, Default)]
+pub struct MountSpec {
+    /// Where.
+    pub mountpoint: PathBuf,
+    /// What `mount` and `df` show as the source: the device's path.
+    pub source: String,
+    /// Other users than the mounter may use it, as the permission bits say.
+    pub allow_other: bool,
+    /// Every append is durable before it is answered.
+    pub sync: bool,
+    /// Mount read-only.
+    pub read_only: bool,
+    /// Threads that serve requests; 0: one for each CPU.
+    pub threads: usize,
+    /// The mount options as given, for `status`.
+    pub options: String,
+}
+
+/// Ends a session from another thread, such as one that waits for SIGTERM.
+#[derive(Debug, Clone, Default)]
+pub struct StopHandle {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    stop: bool,
+    ended: Option<Result<(), std::io::ErrorKind>>,
+}
+
+impl StopHandle {
+    /// Not stopped.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Unmount, and let [`serve`] return. Returns at once; before [`serve`] mounts, it will not.
+    pub fn stop(&self) {
+        self.shared.state.lock().stop = true;
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Shared {
+    /// Wait for the end of the session, or for a wish to stop if `stop` counts, or for the time. True: it has ended.
+    fn wait(&self, stop: bool, until: Option<Instant>) -> bool {
+        let mut state = self.state.lock();
+        while state.ended.is_none() && !(stop && state.stop) {
+            match until {
+                None => self.changed.wait(&mut state),
+                Some(until) if self.changed.wait_until(&mut state, until).timed_out() => break,
+                Some(_) => {}
+            }
+        }
+        state.ended.is_some()
+    }
+}
+
+/// Tells of the session's end, however its thread ends.
+struct Ending {
+    shared: Arc<Shared>,
+    result: Result<(), std::io::ErrorKind>,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.shared.state.lock().ended = Some(self.result);
+        self.shared.changed.notify_all();
+    }
+}
+
+/// Mount the store, call `ready` once the kernel has been answered, serve until unmounted by anyone or stopped.
+/// When it returns no request is being served; the caller closes the store then. A `StopHandle` is for one mount.
+pub fn serve(
+    store: Arc<LogStructuredStore>,
+    spec: &MountSpec,
+    ready: impl FnOnce(),
+    stop: &StopHandle,
+) -> Result<(), MountError> {
+    let path = mount::check(&spec.mountpoint)?;
+    let settings = FsSettings {
+        uid: geteuid().as_raw(),
+        gid: getegid().as_raw(),
+        sync: spec.sync,
+        mountpoint: path.display().to_string(),
+        options: spec.options.clone(),
+    };
+    let (page_cache, jobs) = cache::kernel_cache();
+    let fs = LlamaFs::new(store, settings, Box::new(page_cache));
+    let (fd, mounted) = mount::mount(&path, spec)?;
+    match run(fd, &fs, spec, jobs, &stop.shared) {
+        Ok(()) => {}
+        Err(error) => {
+            mounted.detach_and_abort();
+            return Err(error);
+        }
+    }
+    mounted.raise_read_ahead();
+    ready();
+    if !stop.shared.wait(true, None) {
+        unmount(&fs, &mounted, &stop.shared);
+    }
+    // A lazy or forced unmount from outside may leave answers on their way.
+    fs.shut_gate();
+    if !fs.wait_answered(ANSWER_LIMIT) {
+        log::error!("requests were not answered within {} s", ANSWER_LIMIT.as_secs());
+    }
+    match stop.shared.state.lock().ended {
+        Some(Err(kind)) => Err(MountError::Session(kind.into())),
+        _ => Ok(()),
+    }
+}
+
+/// Answer the kernel's INIT and start the threads that serve.
+fn run(
+    fd: std::os::fd::OwnedFd,
+    fs: &LlamaFs,
+    spec: &MountSpec,
+    jobs: cache::Jobs,
+    shared: &Arc<Shared>,
+) -> Result<(), MountError> {
+    let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let mut config = Config::default();
+    // The kernel itself keeps other users out unless `allow_other` is given.
+    config.acl = SessionACL::All;
+    config.n_threads = Some(if spec.threads == 0 { cpus } else { spec.threads });
+    config.clone_fd = true;
+    let session = Session::from_fd(Adapter::new(fs.clone()), fd, SessionACL::All, config).map_err(MountError::Handshake)?;
+    jobs.start(session.notifier()).map_err(MountError::Handshake)?;
+    let shared = shared.clone();
+    std::thread::Builder::new()
+        .name("llamafs-session".into())
+        .spawn(move || {
+            let mut ending = Ending { shared, result: Err(std::io::ErrorKind::Other) };
+            ending.result = session.run().map_err(|error| {
+                log::error!("session: {error}");
+                error.kind()
+            });
+        })
+        .map_err(MountError::Handshake)?;
+    Ok(())
+}
+
+/// Take the mount down: the plain way, and if files are open, by answering what was taken and cutting them off.
+fn unmount(fs: &LlamaFs, mounted: &Mounted, shared: &Shared) {
+    if mounted.unmount() == Unmounted::Done {
+        if shared.wait(false, Some(Instant::now() + END_LIMIT)) {
+            return;
+        }
+        log::warn!("the mount is still used by another mount namespace");
+    } else {
+        log::warn!("the mount is in use: its open files are cut off");
+    }
+    fs.shut_gate();
+    fs.wait_answered(ANSWER_LIMIT);
+    mounted.detach_and_abort();
+    if !shared.wait(false, Some(Instant::now() + END_LIMIT)) {
+        log::warn!("the session goes on until the last file is closed; it takes no more requests");
+    }
+}

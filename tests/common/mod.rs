@@ -1,0 +1,206 @@
+//! What the tests over a real mount share: an image, a mount of it in this process, and other users' processes.
+#![allow(dead_code, clippy::undocumented_unsafe_blocks)]
+
+use std::fs::{File, OpenOptions};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use llamafs::fuse::{MountError, MountSpec, StopHandle, serve};
+use llamafs::store::LogStructuredStore;
+use tempfile::TempDir;
+
+/// Nobody, as a user and as a group.
+pub const NOBODY: u32 = 65534;
+
+/// A store in a file, on a file system with O_DIRECT: `LLAMAFS_TEST_DIR`, or the build directory.
+pub struct Image {
+    dir: TempDir,
+}
+
+impl Image {
+    pub fn new(bytes: u64) -> Self {
+        let base = std::env::var_os("LLAMAFS_TEST_DIR").map_or_else(|| env!("CARGO_TARGET_TMPDIR").into(), PathBuf::from);
+        let dir = tempfile::Builder::new().prefix("image").tempdir_in(base).unwrap();
+        let image = Self { dir };
+        backend::format(&image.path(), bytes);
+        image
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.dir.path().join("store.img")
+    }
+}
+
+/// A mount served by threads of this process.
+pub struct Mount {
+    dir: TempDir,
+    pub stop: StopHandle,
+    pub store: Arc<LogStructuredStore>,
+    thread: Option<JoinHandle<Result<(), MountError>>>,
+}
+
+impl Mount {
+    pub fn new(image: &Image) -> Self {
+        Self::with(image, |_| {})
+    }
+
+    pub fn with(image: &Image, change: impl FnOnce(&mut MountSpec)) -> Self {
+        // Not in the build directory: other users must be able to reach it.
+        let dir = mountpoint();
+        let mut spec = MountSpec {
+            mountpoint: dir.path().into(),
+            source: image.path().display().to_string(),
+            allow_other: nix::unistd::geteuid().is_root(),
+            ..MountSpec::default()
+        };
+        change(&mut spec);
+        let store = backend::open(&image.path(), spec.read_only);
+        let stop = StopHandle::new();
+        let (sender, ready) = mpsc::channel();
+        let thread = std::thread::spawn({
+            let (store, stop) = (store.clone(), stop.clone());
+            move || serve(store, &spec, || sender.send(()).unwrap(), &stop)
+        });
+        if ready.recv_timeout(Duration::from_secs(20)).is_err() {
+            panic!("not mounted: {:?}", thread.join());
+        }
+        Self { dir, stop, store, thread: Some(thread) }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn log(&self) -> PathBuf {
+        self.path().join("log")
+    }
+
+    pub fn control(&self, name: &str) -> PathBuf {
+        self.path().join(".llamafs").join(name)
+    }
+
+    /// A descriptor that appends.
+    pub fn append(&self) -> File {
+        OpenOptions::new().append(true).open(self.log()).unwrap()
+    }
+
+    pub fn append_with(&self, flags: i32) -> File {
+        OpenOptions::new().append(true).custom_flags(flags).open(self.log()).unwrap()
+    }
+
+    pub fn read(&self) -> Vec<u8> {
+        std::fs::read(self.log()).unwrap()
+    }
+
+    /// A figure of `status`.
+    pub fn status(&self, key: &str) -> u64 {
+        let text = std::fs::read_to_string(self.control("status")).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("{key}: ")));
+        line.unwrap_or_else(|| panic!("no {key} in {text}")).parse().unwrap()
+    }
+
+    /// Wait for the end that somebody else has brought about, and close the store.
+    pub fn join(mut self) -> Result<(), MountError> {
+        let result = self.thread.take().unwrap().join().unwrap();
+        self.store.close().unwrap();
+        result
+    }
+
+    /// umount(8), then wait for the daemon's end.
+    pub fn umount(self) {
+        let output = if nix::unistd::geteuid().is_root() {
+            Command::new("umount").arg(self.path()).output()
+        } else {
+            Command::new("fusermount3").arg("-u").arg(self.path()).output()
+        };
+        let output = output.unwrap();
+        assert!(output.status.success(), "{output:?}");
+        self.join().unwrap();
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            self.stop.stop();
+            let _ = thread.join();
+            let _ = self.store.close();
+        }
+    }
+}
+
+/// A directory that everyone can reach.
+pub fn mountpoint() -> TempDir {
+    let dir = tempfile::Builder::new().prefix("llamafs-test").tempdir_in("/tmp").unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    dir
+}
+
+/// Run a shell command with `$1` as its argument, as nobody. Needs root.
+pub fn as_nobody(script: &str, argument: &Path) -> Output {
+    let id = NOBODY.to_string();
+    Command::new("setpriv")
+        .args(["--reuid", &id, "--regid", &id, "--clear-groups", "sh", "-c", script, "sh"])
+        .arg(argument)
+        .current_dir("/")
+        .output()
+        .unwrap()
+}
+
+/// Run a shell command with `$1` as its argument; its output.
+pub fn sh(script: &str, argument: &Path) -> String {
+    let output = Command::new("sh").args(["-c", script, "sh"]).arg(argument).output().unwrap();
+    assert!(output.status.success(), "{script}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The errno of a failed call.
+pub fn errno<T: std::fmt::Debug>(result: std::io::Result<T>) -> i32 {
+    result.unwrap_err().raw_os_error().unwrap()
+}
+
+/// Take O_APPEND off a descriptor, or put it back.
+pub fn set_append(file: &File, on: bool) {
+    let fd = file.as_raw_fd();
+    // SAFETY: plain fcntl on a descriptor that is open.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
+    let flags = if on { flags | libc::O_APPEND } else { flags & !libc::O_APPEND };
+    // SAFETY: as above.
+    assert_eq!(unsafe { libc::fcntl(fd, libc::F_SETFL, flags) }, 0);
+}
+
+/// pwritev2 with flags.
+pub fn pwritev2(file: &File, data: &[u8], offset: i64, flags: i32) -> std::io::Result<usize> {
+    let iov = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
+    // SAFETY: one vector of readable bytes that outlive the call.
+    let n = unsafe { libc::pwritev2(file.as_raw_fd(), &iov, 1, offset, flags) };
+    usize::try_from(n).map_err(|_| std::io::Error::last_os_error())
+}
+
+/// Wait until it holds, at most `limit`.
+pub fn eventually(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
+    let until = Instant::now() + limit;
+    while Instant::now() < until {
+        if holds() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    holds()
+}
+
+mod backend {
+    use super::*;
+    pub fn format(path: &Path, bytes: u64) {
+        LogStructuredStore::stub_format(path.to_str().unwrap(), bytes);
+    }
+    pub fn open(path: &Path, _read_only: bool) -> Arc<LogStructuredStore> {
+        LogStructuredStore::stub_open(path.to_str().unwrap())
+    }
+}
