@@ -47,12 +47,8 @@ pub fn run(what: What<'_>, mounted: &mut dyn FnMut() -> Result<(), Failure>) -> 
     }
     let path = what.device.canonicalize().unwrap_or_else(|_| what.device.to_path_buf());
     let store = open_store(&path, what.options)?;
-    let session = fuse::mount(Arc::clone(&store), &settings(&path, &mountpoint, what.options)).map_err(|error| {
-        // The store was opened and is closed again; what it says then matters less than why it wasn't mounted.
-        let _ = store.close();
-        Failure::new(error.to_string())
-    })?;
-    let stopper = session.stopper();
+    let stop = StopHandle::new();
+    let stopper = stop.clone();
     let listener = signals.handle();
     let watch = thread::Builder::new()
         .name("signals".to_owned())
@@ -63,21 +59,29 @@ pub fn run(what: What<'_>, mounted: &mut dyn FnMut() -> Result<(), Failure>) -> 
             }
         })
         .context("can't start a thread")?;
-    log::info!("{} is mounted on {}", path.display(), mountpoint.display());
-    // The daemon must not keep the directory busy that it was started in.
-    let _ = std::env::set_current_dir("/");
-    mounted()?;
-    let served = session.wait();
+    let mut told = Ok(());
+    let ready = || {
+        log::info!("{} is mounted on {}", path.display(), mountpoint.display());
+        // The daemon must not keep the directory busy that it was started in.
+        let _ = std::env::set_current_dir("/");
+        told = mounted();
+        if told.is_err() {
+            stop.stop();
+        }
+    };
+    let served = fuse::serve(Arc::clone(&store), &spec(&path, &mountpoint, what.options), ready, &stop);
     listener.close();
     let _ = watch.join();
     let closed = store.close();
     if let Err(error) = served {
         log::error!("{}: {error}", path.display());
+        told = told.and(Err(Failure::new(error.to_string())));
     }
     closed.map_err(|error| {
         log::error!("{}: not everything is on the device: {error}", path.display());
         Failure::new(format!("{}: not everything is on the device: {error}; run `llamafs check {0}`", path.display()))
     })?;
+    told?;
     log::info!("{} is unmounted, everything is on the device", path.display());
     Ok(ExitCode::SUCCESS)
 }
@@ -147,16 +151,15 @@ fn open_store(path: &Path, options: &MountOptions) -> Result<Arc<LogStructuredSt
 }
 
 /// The mount that the transport is asked for.
-fn settings(device: &Path, mountpoint: &Path, options: &MountOptions) -> fuse::MountSettings {
-    fuse::MountSettings {
-        device: device.to_path_buf(),
+fn spec(device: &Path, mountpoint: &Path, options: &MountOptions) -> MountSpec {
+    MountSpec {
         mountpoint: mountpoint.to_path_buf(),
-        read_only: options.store.read_only,
+        source: device.display().to_string(),
+        allow_other: options.allow_other || nix::unistd::geteuid().is_root(),
         sync: options.sync,
-        allow_other: options.allow_other,
-        noexec: options.noexec,
-        dev: options.dev,
-        suid: options.suid,
+        read_only: options.store.read_only,
+        threads: 0,
+        options: options.text.clone(),
     }
 }
 
