@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget};
 use crate::store::CheckReport;
 
 use super::device;
-use super::failure::{Outcome, print};
+use super::failure::{Context, Outcome, print};
 
 /// fsck(8): errors are left uncorrected.
 const ERRORS_LEFT: u8 = 4;
@@ -50,6 +50,7 @@ pub fn run(args: &Args) -> Outcome {
         Failure::new(format!("{}: {error}", args.device.display())).with_code(COULD_NOT_RUN)
     })?;
     let name = args.device.display();
+    let report = report.context(&name).map_err(|failure| failure.with_code(COULD_NOT_RUN))?;
     let clean = report.damage.is_empty();
     print(|out| {
         if args.json {

@@ -32,7 +32,7 @@ pub fn run(args: &Args) -> Outcome {
         let mut lines = Lines { out, json: args.json, count: 0 };
         lines.head()?;
         let mut written = Ok(());
-        walked = image.for_each_frame(&mut |frame| {
+        walked = image.for_each_frame(true, &mut |frame| {
             if args.log.is_none_or(|log| log == frame.log) {
                 written = lines.frame(frame);
             }
