@@ -34,20 +34,9 @@ fn measure(ring: &Arc<Ring>, size: usize, threads: usize) -> f64 {
 }
 
 fn main() {
-    let runs = std::env::args()
-        .skip(1)
-        .find_map(|a| a.parse().ok())
-        .unwrap_or(5usize)
-        .max(1);
-    let ring = ring_of(
-        llamafs::ring::RING_SIZE,
-        BUFFER_SIZE,
-        Box::new(|ring, fill| ring.recycle(&fill)),
-    );
-    let points: Vec<_> = SIZES
-        .iter()
-        .flat_map(|&size| THREADS.map(|threads| (size, threads)))
-        .collect();
+    let runs = std::env::args().skip(1).find_map(|a| a.parse().ok()).unwrap_or(5usize).max(1);
+    let ring = ring_of(llamafs::ring::RING_SIZE, BUFFER_SIZE, Box::new(|ring, fill| ring.recycle(&fill)));
+    let points: Vec<_> = SIZES.iter().flat_map(|&size| THREADS.map(|threads| (size, threads))).collect();
     let mut figures = vec![Vec::new(); points.len()];
     for _ in 0..runs {
         for (figure, &(size, threads)) in figures.iter_mut().zip(&points) {
@@ -55,10 +44,7 @@ fn main() {
         }
     }
     println!("flush ring in memory, median of {runs} runs");
-    println!(
-        "{:>8} {:>8} {:>14} {:>8} {:>22}",
-        "bytes", "threads", "appends/s", "GB/s", "min..max"
-    );
+    println!("{:>8} {:>8} {:>14} {:>8} {:>22}", "bytes", "threads", "appends/s", "GB/s", "min..max");
     for (figure, &(size, threads)) in figures.iter_mut().zip(&points) {
         figure.sort_by(f64::total_cmp);
         let median = figure[figure.len() / 2];

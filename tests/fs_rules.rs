@@ -130,7 +130,8 @@ fn shared_writable_mapping_is_refused() {
     (&file).write_all(&[1; 4096]).unwrap();
     let map = |file: &File, protection| {
         // SAFETY: a new mapping wherever the kernel likes.
-        let place = unsafe { libc::mmap(std::ptr::null_mut(), 4096, protection, libc::MAP_SHARED, file.as_raw_fd(), 0) };
+        let place =
+            unsafe { libc::mmap(std::ptr::null_mut(), 4096, protection, libc::MAP_SHARED, file.as_raw_fd(), 0) };
         assert_eq!(place, libc::MAP_FAILED);
         std::io::Error::last_os_error().raw_os_error().unwrap()
     };

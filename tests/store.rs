@@ -8,7 +8,13 @@ use llamafs::store::{FormatOptions, LogStructuredStore, StoreError, StoreOptions
 const LOG: u32 = 1;
 
 fn tiny() -> FormatOptions {
-    FormatOptions { segment_size: Some(64 << 10), max_record: Some(8 << 10), now_ns: Some(1), uuid: Some([7; 16]), ..FormatOptions::default() }
+    FormatOptions {
+        segment_size: Some(64 << 10),
+        max_record: Some(8 << 10),
+        now_ns: Some(1),
+        uuid: Some([7; 16]),
+        ..FormatOptions::default()
+    }
 }
 
 fn options(tail: Tail) -> StoreOptions {

@@ -18,15 +18,9 @@ pub struct EndToEnd {
 }
 
 pub fn ring_of(buffers: usize, buffer_size: usize, on_flush: OnFlush) -> Arc<Ring> {
-    let stage = Arc::new(EndToEnd {
-        ring: OnceLock::new(),
-        limit: buffer_size,
-        on_flush,
-        flushes: AtomicU64::new(0),
-    });
-    let buffers = (0..buffers)
-        .map(|_| SharedBuffer::new(Buffer::new_aligned(buffer_size, FOUR_KB_BLOCK).unwrap()))
-        .collect();
+    let stage = Arc::new(EndToEnd { ring: OnceLock::new(), limit: buffer_size, on_flush, flushes: AtomicU64::new(0) });
+    let buffers =
+        (0..buffers).map(|_| SharedBuffer::new(Buffer::new_aligned(buffer_size, FOUR_KB_BLOCK).unwrap())).collect();
     let ring = Arc::new(FlushBufferRing::new(buffers, Arc::clone(&stage)));
     stage.ring.set(Arc::downgrade(&ring)).unwrap();
     ring
@@ -36,12 +30,7 @@ impl Stage for EndToEnd {
     fn place(&self, prev: Option<SealedFill>, _need: usize, _why: Why) -> Placement {
         let end = prev.map_or(0, |p| p.end_lsn());
         let start = end as usize % FOUR_KB_BLOCK;
-        Placement {
-            trailer: 0,
-            base_lsn: end - start as u64,
-            start,
-            limit: self.limit,
-        }
+        Placement { trailer: 0, base_lsn: end - start as u64, start, limit: self.limit }
     }
 
     fn flush(&self, fill: FillInfo) {

@@ -46,9 +46,6 @@ pub fn run(args: &Args) -> Outcome {
         bar.set_position(done);
     });
     bar.finish_and_clear();
-    let report = report.map_err(|error| {
-        Failure::new(format!("{}: {error}", args.device.display())).with_code(COULD_NOT_RUN)
-    })?;
     let name = args.device.display();
     let report = report.context(&name).map_err(|failure| failure.with_code(COULD_NOT_RUN))?;
     let clean = report.damage.is_empty();

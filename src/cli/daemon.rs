@@ -9,7 +9,7 @@ use std::thread;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::fuse;
+use crate::fuse::{self, MountSpec, StopHandle};
 use crate::store::LogStructuredStore;
 
 use super::failure::{Context, Failure, Outcome, say};
@@ -158,6 +158,7 @@ fn spec(device: &Path, mountpoint: &Path, options: &MountOptions) -> MountSpec {
         allow_other: options.allow_other || nix::unistd::geteuid().is_root(),
         sync: options.sync,
         read_only: options.store.read_only,
+        noexec: options.noexec,
         threads: 0,
         options: options.text.clone(),
     }

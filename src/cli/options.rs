@@ -19,6 +19,11 @@ const BUFFER_SIZE: RangeInclusive<u64> = 64 << 10..=256 << 20;
 /// General options that say something to mount(8), to init or to the kernel's defaults, and nothing to us.
 const IGNORED: &[&str] = &[
     "defaults",
+    // A store holds no device nodes and no programs of other users: these are always as strict as can be.
+    "dev",
+    "nodev",
+    "suid",
+    "nosuid",
     "auto",
     "noauto",
     "user",
@@ -63,18 +68,16 @@ pub struct MountOptions {
     pub allow_other: bool,
     /// No programs are run from it.
     pub noexec: bool,
-    /// Device nodes work; only root may ask for it.
-    pub dev: bool,
-    /// Set-user-id bits work; only root may ask for it.
-    pub suid: bool,
     /// The daemon's log goes here.
     pub log: Option<PathBuf>,
+    /// As they were given, for `status`.
+    pub text: String,
 }
 
 impl MountOptions {
     /// Reads every `-o` of the command line; later options win. With `sloppy` unknown ones are passed over.
     pub fn parse(groups: &[String], sloppy: bool) -> Result<Self, Failure> {
-        let mut options = Self::default();
+        let mut options = Self { text: groups.join(","), ..Self::default() };
         let mut unknown = Vec::new();
         for option in groups.iter().flat_map(|group| group.split(',')).map(str::trim) {
             if !option.is_empty() && !options.take(option)? && !sloppy {
@@ -101,10 +104,6 @@ impl MountOptions {
             ("allow_other", None) => self.allow_other = true,
             ("exec", None) => self.noexec = false,
             ("noexec", None) => self.noexec = true,
-            ("dev", None) => self.dev = true,
-            ("nodev", None) => self.dev = false,
-            ("suid", None) => self.suid = true,
-            ("nosuid", None) => self.suid = false,
             ("flush_ms", Some(value)) => self.store.flush_ms = number(name, value, FLUSH_MS)?,
             ("ring_size", Some(value)) => self.store.ring_size = number(name, value, RING_SIZE)?,
             ("buffer_size", Some(value)) => self.store.buffer_size = buffer_size(value)?,

@@ -12,10 +12,36 @@ use crate::store::types::{LogInfo, RingSlot};
 
 /// Keys of `status` that come first, in this order; whatever else the store tells follows.
 const FIRST: [&str; 30] = [
-    "device", "uuid", "label", "state", "epoch", "capacity", "used", "available", "full", "segment_size", "segments",
-    "segments_free", "block_size", "max_record", "end_lsn", "stable_lsn", "recovery_lsn", "appends", "append_bytes",
-    "syncs", "device_writes", "device_write_bytes", "device_flushes", "seals_full", "seals_commit", "failed_flushes",
-    "queued_appends", "queued_bytes", "retries", "recovery",
+    "device",
+    "uuid",
+    "label",
+    "state",
+    "epoch",
+    "capacity",
+    "used",
+    "available",
+    "full",
+    "segment_size",
+    "segments",
+    "segments_free",
+    "block_size",
+    "max_record",
+    "end_lsn",
+    "stable_lsn",
+    "recovery_lsn",
+    "appends",
+    "append_bytes",
+    "syncs",
+    "device_writes",
+    "device_write_bytes",
+    "device_flushes",
+    "seals_full",
+    "seals_commit",
+    "failed_flushes",
+    "queued_appends",
+    "queued_bytes",
+    "retries",
+    "recovery",
 ];
 
 /// Texts of open control files, by handle.
@@ -194,7 +220,10 @@ mod tests {
             limit: 8192,
         };
         let text = ring(&[slot]);
-        assert!(text.starts_with("slot 2 word 0x0000004000000101 offset 64 writers 1 flushing no sealed yes"), "{text}");
+        assert!(
+            text.starts_with("slot 2 word 0x0000004000000101 offset 64 writers 1 flushing no sealed yes"),
+            "{text}"
+        );
         assert!(text.ends_with("limit 8192 CURRENT\n"), "{text}");
     }
 }

@@ -21,9 +21,9 @@ use parking_lot::Mutex;
 
 use crate::store::LogStructuredStore;
 use control::Snapshots;
+pub use directory::NAME_VALID;
 use gate::{Backlog, Gate};
 use logs::Logs;
-pub use directory::NAME_VALID;
 pub use tail::{NoPageCache, PageCache};
 pub use types::{Errno, Reply};
 

@@ -168,16 +168,7 @@ impl fuser::Filesystem for Adapter {
         reply.error(fuser::Errno::EPERM);
     }
 
-    fn rename(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        _: &OsStr,
-        _: INodeNo,
-        _: &OsStr,
-        _: RenameFlags,
-        reply: ReplyEmpty,
-    ) {
+    fn rename(&self, _: &Request, _: INodeNo, _: &OsStr, _: INodeNo, _: &OsStr, _: RenameFlags, reply: ReplyEmpty) {
         reply.error(fuser::Errno::EPERM);
     }
 
@@ -364,15 +355,7 @@ impl fuser::Filesystem for Adapter {
         reply.error(errno(self.fs.fallocate(ino.0, mode)));
     }
 
-    fn lseek(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        _fh: FileHandle,
-        offset: i64,
-        whence: i32,
-        reply: ReplyLseek,
-    ) {
+    fn lseek(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
         match self.fs.lseek(ino.0, offset, whence) {
             Ok(place) => reply.offset(place),
             Err(error) => reply.error(errno(error)),

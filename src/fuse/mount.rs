@@ -82,7 +82,9 @@ fn raise_request_size() {
     if now.is_some_and(|now| now < wanted)
         && let Err(error) = std::fs::write(MAX_PAGES_LIMIT, wanted.to_string())
     {
-        log::info!("{MAX_PAGES_LIMIT} stays below {wanted}: {error}; a write of the last 4 KiB below 1 MiB may be split");
+        log::info!(
+            "{MAX_PAGES_LIMIT} stays below {wanted}: {error}; a write of the last 4 KiB below 1 MiB may be split"
+        );
     }
 }
 
@@ -101,6 +103,7 @@ fn mount_as_root(path: &Path, spec: &MountSpec) -> Result<OwnedFd, MountError> {
     }
     let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     flags.set(MsFlags::MS_RDONLY, spec.read_only);
+    flags.set(MsFlags::MS_NOEXEC, spec.noexec);
     nix::mount::mount(Some(spec.source.as_str()), path, Some(FS_TYPE), flags, Some(options.as_str())).map_err(
         |errno| match errno {
             Errno::EBUSY => MountError::Busy(path.into()),
@@ -141,6 +144,9 @@ fn mount_as_user(path: &Path, spec: &MountSpec) -> Result<OwnedFd, MountError> {
     if spec.read_only {
         options.push_str(",ro");
     }
+    if spec.noexec {
+        options.push_str(",noexec");
+    }
     let failed = |error: io::Error| MountError::Mount { path: path.into(), error };
     // No close-on-exec: the child inherits its end.
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::empty())
@@ -179,7 +185,10 @@ fn refused(path: &Path, text: &str) -> MountError {
         return MountError::Permission { path: path.into(), hint };
     }
     if text.contains("ermission denied") || text.contains("not permitted") || text.contains("no write access") {
-        return MountError::Permission { path: path.into(), hint: format!("own the directory, or mount as root ({text})") };
+        return MountError::Permission {
+            path: path.into(),
+            hint: format!("own the directory, or mount as root ({text})"),
+        };
     }
     MountError::Fusermount { path: path.into(), text }
 }
@@ -277,7 +286,8 @@ impl Mounted {
     fn abort(&self) {
         let Some(minor) = self.device.as_deref().and_then(|device| device.split(':').nth(1)) else { return };
         let path = format!("/sys/fs/fuse/connections/{minor}/abort");
-        let aborted = File::options().write(true).open(&path).and_then(|mut file| io::Write::write_all(&mut file, b"1"));
+        let aborted =
+            File::options().write(true).open(&path).and_then(|mut file| io::Write::write_all(&mut file, b"1"));
         if let Err(error) = aborted {
             log::debug!("{path}: {error}");
         }

@@ -34,6 +34,8 @@ pub struct MountSpec {
     pub sync: bool,
     /// Mount read-only.
     pub read_only: bool,
+    /// No programs are run from it.
+    pub noexec: bool,
     /// Threads that serve requests; 0: one for each CPU.
     pub threads: usize,
     /// The mount options as given, for `status`.
@@ -155,7 +157,8 @@ fn run(
     config.acl = SessionACL::All;
     config.n_threads = Some(if spec.threads == 0 { cpus } else { spec.threads });
     config.clone_fd = true;
-    let session = Session::from_fd(Adapter::new(fs.clone()), fd, SessionACL::All, config).map_err(MountError::Handshake)?;
+    let session =
+        Session::from_fd(Adapter::new(fs.clone()), fd, SessionACL::All, config).map_err(MountError::Handshake)?;
     jobs.start(session.notifier()).map_err(MountError::Handshake)?;
     let shared = shared.clone();
     std::thread::Builder::new()

@@ -16,8 +16,8 @@
 //! limit) and nobody can seal (`seal` refuses), so taking it back restores the word exactly.
 use super::stage::{FillInfo, Placement, Why};
 use super::state::{
-    self, FLUSH_IN_PROGRESS_BIT, MAX_WRITERS, RECYCLED, SEALED_BIT, WRITER_MASK, WRITER_ONE, claim,
-    offset, sealed, writers,
+    self, FLUSH_IN_PROGRESS_BIT, MAX_WRITERS, RECYCLED, SEALED_BIT, WRITER_MASK, WRITER_ONE, claim, offset, sealed,
+    writers,
 };
 use super::sync::{AtomicU64, AtomicUsize, Ordering, RwLock, UnsafeCell};
 use crate::io::buffer::SharedBuffer;
@@ -115,15 +115,8 @@ impl FlushBuffer {
             state: CachePadded::new(AtomicU64::new(RECYCLED)),
             guard: CachePadded::new(RwLock::new(())),
             limit: AtomicUsize::new(0),
-            filling: UnsafeCell::new(Filling {
-                number: 0,
-                base_lsn: 0,
-                start: 0,
-            }),
-            closing: UnsafeCell::new(Closing {
-                trailer: 0,
-                why: Why::Full,
-            }),
+            filling: UnsafeCell::new(Filling { number: 0, base_lsn: 0, start: 0 }),
+            closing: UnsafeCell::new(Closing { trailer: 0, why: Why::Full }),
             bytes: buffer.as_ptr(),
             slot,
             buffer,
@@ -157,12 +150,7 @@ impl FlushBuffer {
                 return Err(BufferError::TooManyWriters);
             }
             // Acquire: what `open` wrote is seen, and whoever used the bytes in an earlier filling is done with them.
-            match self.state.compare_exchange_weak(
-                word,
-                word + claim(len),
-                Ordering::Acquire,
-                Ordering::Acquire,
-            ) {
+            match self.state.compare_exchange_weak(word, word + claim(len), Ordering::Acquire, Ordering::Acquire) {
                 Ok(_) => break start,
                 Err(now) => word = now,
             }
@@ -178,12 +166,7 @@ impl FlushBuffer {
         let mut word = self.state.load(Ordering::Acquire);
         while offset(word) == start + len {
             debug_assert!(!sealed(word) && writers(word) > 0);
-            match self.state.compare_exchange_weak(
-                word,
-                word - claim(len),
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            ) {
+            match self.state.compare_exchange_weak(word, word - claim(len), Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return true,
                 Err(now) => word = now,
             }
@@ -256,9 +239,7 @@ impl FlushBuffer {
     pub(super) fn retire(&self) -> bool {
         // SAFETY: `open` runs under the rotation lock only, which the caller holds.
         let unclaimed = state::open(self.filling.with(|f| unsafe { (*f).start }));
-        self.state
-            .compare_exchange(unclaimed, RECYCLED, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok()
+        self.state.compare_exchange(unclaimed, RECYCLED, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     /// What was sealed, for the sealer: it holds a pin and the rotation lock.
@@ -281,28 +262,16 @@ impl FlushBuffer {
     pub(super) fn close_with(&self, trailer: usize, why: Why) {
         debug_assert!(sealed(self.state.load(Ordering::Relaxed)));
         // SAFETY: one sealer per filling, and its pin keeps the flusher, the only reader, away until `release`.
-        self.closing
-            .with_mut(|c| unsafe { *c = Closing { trailer, why } });
+        self.closing.with_mut(|c| unsafe { *c = Closing { trailer, why } });
     }
 
     /// Opens the free buffer for filling `number`: address first, claims last.
     pub(super) fn open(&self, number: u64, at: &Placement) {
         let guard = self.guard.write();
         // SAFETY: the buffer is free, so nobody holds a pin or will flush; readers are shut out by the guard.
-        self.filling.with_mut(|f| unsafe {
-            *f = Filling {
-                number,
-                base_lsn: at.base_lsn,
-                start: at.start,
-            }
-        });
+        self.filling.with_mut(|f| unsafe { *f = Filling { number, base_lsn: at.base_lsn, start: at.start } });
         self.limit.store(at.limit, Ordering::Relaxed);
-        let was = self.state.compare_exchange(
-            RECYCLED,
-            state::open(at.start),
-            Ordering::AcqRel,
-            Ordering::Acquire,
-        );
+        let was = self.state.compare_exchange(RECYCLED, state::open(at.start), Ordering::AcqRel, Ordering::Acquire);
         debug_assert!(was.is_ok(), "opened a buffer that was not free");
         drop(guard);
     }
@@ -339,9 +308,7 @@ impl FlushBuffer {
             return false;
         }
         // Nobody but us may change the word of a drained buffer; should somebody have, it is not wiped.
-        let was = self
-            .state
-            .compare_exchange(word, RECYCLED, Ordering::AcqRel, Ordering::Acquire);
+        let was = self.state.compare_exchange(word, RECYCLED, Ordering::AcqRel, Ordering::Acquire);
         debug_assert!(was.is_ok(), "a drained buffer's word changed");
         was.is_ok()
     }
@@ -362,8 +329,7 @@ impl FlushBuffer {
     fn flushing(&self, word: u64, number: u64) -> bool {
         let drained = SEALED_BIT | FLUSH_IN_PROGRESS_BIT;
         // SAFETY: `open` takes the guard for writing, and the caller holds it.
-        word & (drained | WRITER_MASK) == drained
-            && self.filling.with(|f| unsafe { (*f).number }) == number
+        word & (drained | WRITER_MASK) == drained && self.filling.with(|f| unsafe { (*f).number }) == number
     }
 
     // ---- queries: they change nothing -----------------------------------------------------------------------------
@@ -405,10 +371,7 @@ impl FlushBuffer {
             return false;
         };
         let end = offset(look.word).min(look.limit) as u64;
-        let inside = from >= look.start as u64
-            && from
-                .checked_add(out.len() as u64)
-                .is_some_and(|to| to <= end);
+        let inside = from >= look.start as u64 && from.checked_add(out.len() as u64).is_some_and(|to| to <= end);
         if !look.live() || !inside {
             return false;
         }

@@ -21,10 +21,7 @@
 mod flush_buffer;
 mod queries;
 mod reservation;
-#[expect(
-    clippy::module_inception,
-    reason = "the ring's main file is named after it"
-)]
+#[expect(clippy::module_inception, reason = "the ring's main file is named after it")]
 mod ring;
 mod rotation;
 mod stage;

@@ -48,10 +48,7 @@ impl<S: Stage> FlushBufferRing<S> {
     /// # Panics
     /// If `fill` is not such a filling: the caller mixed up its flushes.
     pub fn with_filling<R>(&self, fill: &FillInfo, f: impl FnOnce(&mut [u8]) -> R) -> R {
-        let done = self
-            .slots
-            .get(fill.slot)
-            .and_then(|slot| slot.with_bytes(fill.number, f));
+        let done = self.slots.get(fill.slot).and_then(|slot| slot.with_bytes(fill.number, f));
         assert!(done.is_some(), "not being flushed: {fill:?}");
         match done {
             Some(r) => r,

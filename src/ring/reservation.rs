@@ -24,19 +24,8 @@ unsafe impl<S: Stage> Sync for Reservation<'_, S> {}
 impl<'r, S: Stage> Reservation<'r, S> {
     /// Takes over the claim of `len` bytes at `start` that the caller made in `buffer`, and its pin.
     #[inline]
-    pub(super) fn new(
-        ring: &'r FlushBufferRing<S>,
-        buffer: &'r FlushBuffer,
-        start: usize,
-        len: usize,
-    ) -> Self {
-        Self {
-            ring,
-            buffer,
-            bytes: buffer.byte(start),
-            len,
-            lsn: buffer.pinned_base_lsn() + start as u64,
-        }
+    pub(super) fn new(ring: &'r FlushBufferRing<S>, buffer: &'r FlushBuffer, start: usize, len: usize) -> Self {
+        Self { ring, buffer, bytes: buffer.byte(start), len, lsn: buffer.pinned_base_lsn() + start as u64 }
     }
 
     /// LSN of its first byte.

@@ -66,21 +66,12 @@ impl<S: Stage> FlushBufferRing<S> {
             "a flush ring has {MIN_RING_SIZE} to {MAX_RING_SIZE} buffers"
         );
         for (i, one) in buffers.iter().enumerate() {
-            assert!(
-                u32::try_from(one.len()).is_ok(),
-                "a buffer of the flush ring is below 4 GiB"
-            );
-            assert!(
-                !buffers.iter().skip(i + 1).any(|other| other.same(one)),
-                "a flush ring uses each buffer once"
-            );
+            assert!(u32::try_from(one.len()).is_ok(), "a buffer of the flush ring is below 4 GiB");
+            assert!(!buffers.iter().skip(i + 1).any(|other| other.same(one)), "a flush ring uses each buffer once");
         }
         let largest = buffers.iter().map(SharedBuffer::len).min().unwrap_or(0);
-        let slots: Box<[FlushBuffer]> = buffers
-            .into_iter()
-            .enumerate()
-            .map(|(slot, buffer)| FlushBuffer::new(slot, buffer))
-            .collect();
+        let slots: Box<[FlushBuffer]> =
+            buffers.into_iter().enumerate().map(|(slot, buffer)| FlushBuffer::new(slot, buffer)).collect();
         let ring = Self {
             // The last, so that the first filling opens buffer 0.
             current: CachePadded::new(AtomicUsize::new(slots.len() - 1)),

@@ -31,13 +31,7 @@ pub(super) struct Rotation {
 
 impl Rotation {
     pub(super) fn new(slots: usize) -> Self {
-        Self {
-            open: false,
-            pending: None,
-            number: 0,
-            free: u64::MAX >> (u64::BITS as usize - slots),
-            closed: false,
-        }
+        Self { open: false, pending: None, number: 0, free: u64::MAX >> (u64::BITS as usize - slots), closed: false }
     }
 }
 
@@ -231,10 +225,7 @@ impl<S: Stage> FlushBufferRing<S> {
     /// The flush of `fill` is complete: its buffer may be filled again. Once per flush, in any order, from any thread.
     pub fn recycle(&self, fill: &FillInfo) {
         // Before the lock: this waits for readers.
-        let recycled = self
-            .slots
-            .get(fill.slot)
-            .is_some_and(|slot| slot.recycle(fill.number));
+        let recycled = self.slots.get(fill.slot).is_some_and(|slot| slot.recycle(fill.number));
         debug_assert!(recycled, "recycled what was not being flushed: {fill:?}");
         if !recycled {
             return;

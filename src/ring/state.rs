@@ -105,13 +105,7 @@ mod tests {
     fn the_fields_fill_the_word_and_do_not_overlap() {
         let offsets = u64::MAX << OFFSET_SHIFT;
         let reserved = 0b1111_1100;
-        let parts = [
-            offsets,
-            WRITER_MASK,
-            reserved,
-            FLUSH_IN_PROGRESS_BIT,
-            SEALED_BIT,
-        ];
+        let parts = [offsets, WRITER_MASK, reserved, FLUSH_IN_PROGRESS_BIT, SEALED_BIT];
         assert_eq!(parts.iter().sum::<u64>(), u64::MAX);
         assert_eq!(parts.iter().fold(0, |a, b| a | b), u64::MAX);
     }
@@ -133,19 +127,10 @@ mod tests {
     #[test]
     fn a_word_says_what_it_is() {
         assert_eq!(Decoded::of(RECYCLED).to_string(), "free offset 0 writers 0");
-        assert_eq!(
-            Decoded::of(open(100) + claim(28)).to_string(),
-            "open offset 128 writers 1"
-        );
+        assert_eq!(Decoded::of(open(100) + claim(28)).to_string(), "open offset 128 writers 1");
         let sealed = (open(100) + claim(28)) | SEALED_BIT;
-        assert_eq!(
-            Decoded::of(sealed).to_string(),
-            "sealed offset 128 writers 1"
-        );
+        assert_eq!(Decoded::of(sealed).to_string(), "sealed offset 128 writers 1");
         let flushing = (sealed - WRITER_ONE) | FLUSH_IN_PROGRESS_BIT;
-        assert_eq!(
-            Decoded::of(flushing).to_string(),
-            "flushing offset 128 writers 0"
-        );
+        assert_eq!(Decoded::of(flushing).to_string(), "flushing offset 128 writers 0");
     }
 }

@@ -149,7 +149,8 @@ impl LogStructuredStore {
         let mut reservation = reserved.map_err(|error| self.refused(error, payload.len()))?;
         let lsn = reservation.lsn();
         // An error drops the reservation, which leaves a Failed Flush.
-        frame::write_frame(reservation.bytes(), &self.seed, lsn, head, payload).map_err(|error| StoreError::Io(error.to_string()))?;
+        frame::write_frame(reservation.bytes(), &self.seed, lsn, head, payload)
+            .map_err(|error| StoreError::Io(error.to_string()))?;
         reservation.commit();
         Ok((lsn, total as u64))
     }
@@ -184,7 +185,10 @@ impl LogStructuredStore {
     }
 
     /// Wait for an answer; on a store whose threads are not started this thread takes the completions.
-    pub(super) fn wait_for<T>(&self, receiver: &std::sync::mpsc::Receiver<Result<T, StoreError>>) -> Result<T, StoreError> {
+    pub(super) fn wait_for<T>(
+        &self,
+        receiver: &std::sync::mpsc::Receiver<Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
         loop {
             if let Ok(result) = receiver.try_recv() {
                 return result;

@@ -4,8 +4,8 @@
 //! moves only over bytes that are there, and a claim that is given up leaves no hole in any log. No lock is
 //! shared between logs.
 
-use std::sync::OnceLock;
 use std::sync::Arc;
+use std::sync::OnceLock;
 
 use parking_lot::{Mutex, RwLock};
 
@@ -132,9 +132,7 @@ impl Catalog {
         let id = log.id;
         let Some((chunk, at)) = Self::place(id) else { return false };
         let Some(chunk_cell) = self.chunks.get(chunk) else { return false };
-        let slots = chunk_cell.get_or_init(|| {
-            (0..(FIRST_CHUNK as usize) << chunk).map(|_| OnceLock::new()).collect()
-        });
+        let slots = chunk_cell.get_or_init(|| (0..(FIRST_CHUNK as usize) << chunk).map(|_| OnceLock::new()).collect());
         let Some(slot) = slots.get(at) else { return false };
         let mut ids = self.ids.write();
         if slot.set(log).is_err() {

@@ -1,6 +1,5 @@
 //! Checkpoints on the device: two areas, written in turn, the newest whole one counts.
 
-
 use super::superblocks::out_of_memory;
 use crate::format::{Checkpoint, Superblock};
 use crate::io::{IoError, QuikIO, SharedBuffer};

@@ -26,7 +26,11 @@ impl LogStructuredStore {
             let state = log.state.lock();
             captured = captured.max(state.end_lsn);
             logs.push(state.entry.clone());
-            index.push(LogIndex { log_id: log.id, granularity: state.index.granularity(), points: state.index.points().to_vec() });
+            index.push(LogIndex {
+                log_id: log.id,
+                granularity: state.index.granularity(),
+                points: state.index.points().to_vec(),
+            });
         }
         self.make_stable_now(captured)?;
         let (segments, opened): (Vec<SegmentEntry>, u64) = {

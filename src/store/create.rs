@@ -8,8 +8,8 @@ use super::error::OpenError;
 use super::geometry::Shape;
 use super::superblocks::{out_of_memory, write_next};
 use crate::format::{
-    CHECKPOINT_START, CatalogEntry, Checkpoint, FrameHead, FrameSeed, Kind, MAX_RECORD, MIN_BLOCK, SHORT_FRAME, SegmentEntry, SegmentHeader,
-    SegmentState, Superblock, frame, frame_len,
+    CHECKPOINT_START, CatalogEntry, Checkpoint, FrameHead, FrameSeed, Kind, MAX_RECORD, MIN_BLOCK, SHORT_FRAME,
+    SegmentEntry, SegmentHeader, SegmentState, Superblock, frame, frame_len,
 };
 use crate::io::{Device, IoError, QuikIO, SharedBuffer};
 
@@ -86,7 +86,11 @@ pub fn max_points(capacity: u64) -> usize {
 }
 
 /// Make a store of the whole device. Whatever was there is gone; the superblocks come last.
-pub fn format(device: Arc<dyn Device>, options: &FormatOptions, progress: &mut dyn FnMut(u64, u64)) -> Result<FormatReport, OpenError> {
+pub fn format(
+    device: Arc<dyn Device>,
+    options: &FormatOptions,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<FormatReport, OpenError> {
     let io = QuikIO::new(device, &[]).map_err(|error| OpenError::Setting(error.to_string()))?;
     let mut superblock = plan(&io, options)?;
     let failed = |error| OpenError::Device { device: io.describe(), error };
@@ -136,7 +140,8 @@ fn plan(io: &QuikIO, options: &FormatOptions) -> Result<Superblock, OpenError> {
     }
     let guess = geometry.capacity / segment_size;
     let points = max_points(geometry.capacity) as u64;
-    let checkpoint_bytes = (CATALOG_BYTES.min(geometry.capacity / 64) + guess * 32 + points * 16).next_multiple_of(u64::from(block));
+    let checkpoint_bytes =
+        (CATALOG_BYTES.min(geometry.capacity / 64) + guess * 32 + points * 16).next_multiple_of(u64::from(block));
     let areas_end = CHECKPOINT_START + 2 * checkpoint_bytes;
     // Whole megabytes for the eye, where segments are that large.
     let data_start = areas_end.next_multiple_of(if segment_size >= 1 << 20 { 1 << 20 } else { u64::from(block) });

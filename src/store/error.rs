@@ -50,7 +50,9 @@ pub enum OpenError {
         have: u64,
     },
     /// The device's blocks are larger than the store's.
-    #[error("{device}: its blocks of {device_block} bytes are larger than the store's of {block}; use a device with smaller blocks")]
+    #[error(
+        "{device}: its blocks of {device_block} bytes are larger than the store's of {block}; use a device with smaller blocks"
+    )]
     Alignment {
         /// The device.
         device: String,

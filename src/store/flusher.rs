@@ -52,7 +52,14 @@ pub struct Flusher {
 impl Flusher {
     /// The flusher of a store whose log ends at `end`; `tail_block` is what the device holds of the block `end` is in,
     /// up to `end`.
-    pub fn new(io: Arc<QuikIO>, shape: Shape, seed: FrameSeed, space: Space, end: Lsn, tail_block: Vec<u8>) -> Arc<Self> {
+    pub fn new(
+        io: Arc<QuikIO>,
+        shape: Shape,
+        seed: FrameSeed,
+        space: Space,
+        end: Lsn,
+        tail_block: Vec<u8>,
+    ) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             ring: OnceLock::new(),

@@ -26,8 +26,11 @@ impl SparseIndex {
     /// The index a checkpoint saved. Points out of order are refused.
     pub fn restore(max_points: usize, granularity: u64, points: Vec<(u64, Lsn)>) -> Option<Self> {
         let ordered = points.is_sorted_by(|a, b| a.0 < b.0 && a.1 < b.1);
-        (ordered && granularity >= FIRST_GRANULARITY && points.len() <= max_points.max(4))
-            .then(|| Self { points, granularity, max_points: max_points.max(4) })
+        (ordered && granularity >= FIRST_GRANULARITY && points.len() <= max_points.max(4)).then(|| Self {
+            points,
+            granularity,
+            max_points: max_points.max(4),
+        })
     }
 
     /// A frame at `lsn` holds the log from `offset`. Offsets only grow; others are ignored.

@@ -123,7 +123,8 @@ impl Image {
             label: superblock.label.clone(),
             capacity: self.shape.capacity(),
             used,
-            available: free * (self.shape.segment_size - self.shape.block) + rest.saturating_sub(super::placing::TRAILER),
+            available: free * (self.shape.segment_size - self.shape.block)
+                + rest.saturating_sub(super::placing::TRAILER),
             segment_size: self.shape.segment_size,
             segments: u64::from(self.shape.segments),
             segments_free: free,
@@ -133,7 +134,11 @@ impl Image {
             end_lsn: *end,
             stable_lsn: *stable,
             recovery_lsn: *from,
-            state: if superblock.clean { "clean".to_owned() } else { "not cleanly unmounted (or mounted now)".to_owned() },
+            state: if superblock.clean {
+                "clean".to_owned()
+            } else {
+                "not cleanly unmounted (or mounted now)".to_owned()
+            },
             recovery: report.clone(),
             ..Stats::default()
         }
@@ -141,7 +146,11 @@ impl Image {
 
     /// Every frame of the log, from the oldest segment to the end that recovery decides; also segment headers and
     /// places that don't check. With `payloads`, DATA frames carry theirs.
-    pub fn for_each_frame(&self, payloads: bool, each: &mut dyn FnMut(&FrameInfo) -> ControlFlow<()>) -> Result<(), StoreError> {
+    pub fn for_each_frame(
+        &self,
+        payloads: bool,
+        each: &mut dyn FnMut(&FrameInfo) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
         let failed = |error: IoError| StoreError::Io(error.to_string());
         let superblock = &self.opened.superblock;
         let end = self.opened.recovered.end;
@@ -149,7 +158,8 @@ impl Image {
         let segments: Vec<_> = self.opened.recovered.table.live().copied().collect();
         let mut epoch = 0;
         for entry in segments {
-            let header = read_segment_header(&self.io, &self.shape, &superblock.uuid, entry.physical).map_err(failed)?;
+            let header =
+                read_segment_header(&self.io, &self.shape, &superblock.uuid, entry.physical).map_err(failed)?;
             let header = header.filter(|header| header.sequence == entry.sequence);
             let start = self.shape.segment_start(entry.sequence);
             epoch = entry.epoch.max(epoch);

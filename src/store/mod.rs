@@ -48,8 +48,8 @@ pub use create::{FormatOptions, FormatReport};
 pub use error::OpenError;
 pub use inspect::{CheckReport, FrameInfo, Gap, Image};
 pub use types::{
-    AppendAt, AppendDone, Appended, AttrChange, DEFAULT_BUFFER_SIZE, Damage, LogId, LogInfo, OnError, ReadDone, RecoveryReport, RingSlot,
-    StableDone, Stats, StoreError, StoreOptions, Tail,
+    AppendAt, AppendDone, Appended, AttrChange, DEFAULT_BUFFER_SIZE, Damage, LogId, LogInfo, OnError, ReadDone,
+    RecoveryReport, RingSlot, StableDone, Stats, StoreError, StoreOptions, Tail,
 };
 
 use crate::format::{FrameSeed, Lsn, Superblock};

@@ -87,8 +87,15 @@ impl LogStructuredStore {
         let seed = FrameSeed::new(&superblock.uuid, superblock.epoch);
         let end = recovered.end;
         let tail_block = read_tail(&io, &shape, &recovered).map_err(failed)?;
-        let space =
-            Space::new(shape, recovered.table, superblock.uuid, superblock.epoch, end, options.tail, options.buffer_size as u64);
+        let space = Space::new(
+            shape,
+            recovered.table,
+            superblock.uuid,
+            superblock.epoch,
+            end,
+            options.tail,
+            options.buffer_size as u64,
+        );
         let flusher = Flusher::new(io.clone(), shape, seed, space, end, tail_block);
         let ring: Arc<Ring> = Arc::new(FlushBufferRing::new(buffers, flusher.clone()));
         let catalog = Catalog::default();
@@ -179,10 +186,16 @@ fn read_tail(io: &QuikIO, shape: &Shape, recovered: &Recovered) -> Result<Vec<u8
 fn check_settings(options: &StoreOptions) -> Result<(), OpenError> {
     let setting = |text: String| Err(OpenError::Setting(text));
     if !(MIN_RING_SIZE..=MAX_RING_SIZE).contains(&options.ring_size) {
-        return setting(format!("ring_size={} can't be: it must be {MIN_RING_SIZE} to {MAX_RING_SIZE}", options.ring_size));
+        return setting(format!(
+            "ring_size={} can't be: it must be {MIN_RING_SIZE} to {MAX_RING_SIZE}",
+            options.ring_size
+        ));
     }
     if options.flush_ms == 0 || options.flush_ms > 3_600_000 {
-        return setting(format!("flush_ms={} can't be: it must be 1 to 3600000; `-o sync` makes every write durable", options.flush_ms));
+        return setting(format!(
+            "flush_ms={} can't be: it must be 1 to 3600000; `-o sync` makes every write durable",
+            options.flush_ms
+        ));
     }
     if options.buffer_size > 1 << 30 {
         return setting(format!("buffer_size={} can't be: it must be at most 1 GiB", options.buffer_size));

@@ -69,7 +69,15 @@ pub struct Space {
 
 impl Space {
     /// The space of a store whose log ends at `end`. With `tail=pad` the first filling starts on the next block.
-    pub fn new(shape: Shape, table: SegmentTable, uuid: [u8; 16], epoch: u64, end: Lsn, tail: Tail, buffer_size: u64) -> Self {
+    pub fn new(
+        shape: Shape,
+        table: SegmentTable,
+        uuid: [u8; 16],
+        epoch: u64,
+        end: Lsn,
+        tail: Tail,
+        buffer_size: u64,
+    ) -> Self {
         let first = if tail == Tail::Pad { shape.block_up(end) } else { end };
         Self { shape, table, plans: VecDeque::new(), tail, epoch, uuid, buffer_size, first, sealed_end: end, opened: 0 }
     }
@@ -102,10 +110,11 @@ impl Space {
         let mark_end = if dead { fill.end_lsn() } else { fill.end_lsn() + SHORT_FRAME as u64 };
         let at = if dead || (why == Why::Commit && self.tail == Tail::Rewrite) { mark_end } else { block_end };
         let (plan, placement) = self.next_filling(fill.number + 1, at, need, now_ns, stable);
-        let next_start = placement.base_lsn + match plan.prefix {
-            Prefix::Header(_) => 0,
-            Prefix::Nothing | Prefix::TailBlock => placement.start as u64,
-        };
+        let next_start = placement.base_lsn
+            + match plan.prefix {
+                Prefix::Header(_) => 0,
+                Prefix::Nothing | Prefix::TailBlock => placement.start as u64,
+            };
         let pad = next_start - mark_end;
         if let Some(last) = self.plans.back_mut() {
             last.pad = pad;
@@ -129,7 +138,15 @@ impl Space {
         }
         let device_offset = self.table.device_offset(self.shape.block_down(at));
         let (Some(device_offset), true) = (device_offset, fits(0)) else {
-            let plan = Plan { number, prefix: Prefix::Nothing, device_offset: 0, segment_end, dead: true, pad: 0, end: segment_end };
+            let plan = Plan {
+                number,
+                prefix: Prefix::Nothing,
+                device_offset: 0,
+                segment_end,
+                dead: true,
+                pad: 0,
+                end: segment_end,
+            };
             return (plan, Placement { trailer: 0, base_lsn: segment_end, start: 0, limit: 0 });
         };
         let base_lsn = self.shape.block_down(at);
@@ -155,7 +172,15 @@ impl Space {
         };
         let segment_end = self.shape.segment_end(base_lsn);
         let device_offset = self.shape.device_offset(entry.physical);
-        let plan = Plan { number, prefix: Prefix::Header(header), device_offset, segment_end, dead: false, pad: 0, end: base_lsn };
+        let plan = Plan {
+            number,
+            prefix: Prefix::Header(header),
+            device_offset,
+            segment_end,
+            dead: false,
+            pad: 0,
+            end: base_lsn,
+        };
         Some((plan, self.placement(base_lsn, self.shape.block, segment_end)))
     }
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use super::LogStructuredStore;
 use super::catalog::Log;
-use super::walk;
 use super::types::{LogId, OnError, ReadDone, StoreError};
+use super::walk;
 use crate::format::frame::peek;
 use crate::format::{FRAME_HEADER, FrameKind, FrameSeed, Lsn};
 use crate::io::{Buffer, IoError};
@@ -69,10 +69,24 @@ impl LogStructuredStore {
         }
         let first = self.flusher.space().table.live().next().map_or(0, |entry| self.shape.first_frame(entry.sequence));
         let (at, lsn) = state.locate(offset).unwrap_or((0, first));
-        let sequential = offset == 0 || state.cursors.iter().any(|(cursor, _)| *cursor <= offset && *cursor + CHUNK >= offset && *cursor == at);
+        let sequential = offset == 0
+            || state.cursors.iter().any(|(cursor, _)| *cursor <= offset && *cursor + CHUNK >= offset && *cursor == at);
         drop(state);
         let out = Vec::with_capacity((end - offset) as usize);
-        self.drive(Job { log, offset, end, out, lsn, log_end, seed: None, need: 0, sequential, damage: None, guesses: 0, done });
+        self.drive(Job {
+            log,
+            offset,
+            end,
+            out,
+            lsn,
+            log_end,
+            seed: None,
+            need: 0,
+            sequential,
+            damage: None,
+            guesses: 0,
+            done,
+        });
     }
 
     /// [`Self::read`], and wait.

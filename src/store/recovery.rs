@@ -46,7 +46,12 @@ struct Recovery<'a> {
 }
 
 /// Decide what the store holds.
-pub fn recover(io: &QuikIO, superblock: &Superblock, checkpoint: Option<Checkpoint>, max_points: usize) -> Result<Recovered, OpenError> {
+pub fn recover(
+    io: &QuikIO,
+    superblock: &Superblock,
+    checkpoint: Option<Checkpoint>,
+    max_points: usize,
+) -> Result<Recovered, OpenError> {
     let started = Instant::now();
     let shape = Shape::of(superblock);
     let device = || io.describe();
@@ -61,9 +66,11 @@ pub fn recover(io: &QuikIO, superblock: &Superblock, checkpoint: Option<Checkpoi
         }
         None => {
             notes.push("no checkpoint could be used: every segment was read".to_owned());
-            let (table, from, epoch) = table_from_headers(io, shape, superblock).map_err(failed)?.ok_or_else(|| {
-                OpenError::Damaged { device: device(), what: "no checkpoint and no segment header can be read".to_owned() }
-            })?;
+            let (table, from, epoch) =
+                table_from_headers(io, shape, superblock).map_err(failed)?.ok_or_else(|| OpenError::Damaged {
+                    device: device(),
+                    what: "no checkpoint and no segment header can be read".to_owned(),
+                })?;
             (table, Replay::new(max_points), from, epoch, 0)
         }
     };
@@ -142,9 +149,9 @@ impl Recovery<'_> {
             return Ok(false);
         }
         let epoch_before = scanner.epoch();
-        let continues = scanner
-            .frame_at(next)?
-            .is_ok_and(|found| found.record.is_some_and(|record| record.cut_lsn == place && record.epoch > epoch_before));
+        let continues = scanner.frame_at(next)?.is_ok_and(|found| {
+            found.record.is_some_and(|record| record.cut_lsn == place && record.epoch > epoch_before)
+        });
         if continues {
             // Read it again by `step`: it is of a later epoch than the frames before.
             let physical = self.table.physical(self.shape.sequence(place)).unwrap_or(0);
@@ -231,18 +238,23 @@ impl Recovery<'_> {
         }
         let before = self.table.physical(sequence.saturating_sub(1));
         let hint = match before {
-            Some(physical) => read_segment_header(self.io, &self.shape, &self.superblock.uuid, physical)?.and_then(|h| h.next_physical),
+            Some(physical) => read_segment_header(self.io, &self.shape, &self.superblock.uuid, physical)?
+                .and_then(|h| h.next_physical),
             None => None,
         };
         let fits = |header: &SegmentHeader| header.sequence == sequence && header.epoch <= self.superblock.epoch;
         for physical in hint.into_iter().chain(self.table.next_free()) {
-            if let Some(header) = read_segment_header(self.io, &self.shape, &self.superblock.uuid, physical)?.filter(fits) {
+            if let Some(header) =
+                read_segment_header(self.io, &self.shape, &self.superblock.uuid, physical)?.filter(fits)
+            {
                 return Ok(Some(header));
             }
         }
         if must_exist {
             for physical in 0..self.shape.segments {
-                if let Some(header) = read_segment_header(self.io, &self.shape, &self.superblock.uuid, physical)?.filter(fits) {
+                if let Some(header) =
+                    read_segment_header(self.io, &self.shape, &self.superblock.uuid, physical)?.filter(fits)
+                {
                     return Ok(Some(header));
                 }
             }
@@ -272,7 +284,8 @@ impl Recovery<'_> {
             })));
         }
         let Some(header) = self.peek_next_segment(sequence, must_exist)? else { return Ok(None) };
-        let entry = SegmentEntry { sequence, physical: header.physical, state: SegmentState::Open, epoch: header.epoch };
+        let entry =
+            SegmentEntry { sequence, physical: header.physical, state: SegmentState::Open, epoch: header.epoch };
         Ok(self.table.adopt(entry).then_some(header))
     }
 }
@@ -286,7 +299,8 @@ fn table_of(shape: Shape, checkpoint: &Checkpoint) -> Result<SegmentTable, Strin
         .copied()
         .collect();
     live.sort_by_key(|entry| entry.sequence);
-    let consecutive = live.windows(2).all(|pair| matches!(pair, [a, b] if a.sequence.checked_add(1) == Some(b.sequence)));
+    let consecutive =
+        live.windows(2).all(|pair| matches!(pair, [a, b] if a.sequence.checked_add(1) == Some(b.sequence)));
     let mut places: Vec<u32> = live.iter().map(|entry| entry.physical).collect();
     places.sort_unstable();
     places.dedup();
@@ -295,11 +309,19 @@ fn table_of(shape: Shape, checkpoint: &Checkpoint) -> Result<SegmentTable, Strin
         && places.last().is_none_or(|last| *last < shape.segments)
         && live.last().is_none_or(|last| last.sequence < u64::MAX / shape.segment_size - 2)
         && live.first().is_none_or(|first| first.sequence > 0);
-    if sane && !live.is_empty() { Ok(SegmentTable::new(shape, live)) } else { Err("the checkpoint's segment table makes no sense".to_owned()) }
+    if sane && !live.is_empty() {
+        Ok(SegmentTable::new(shape, live))
+    } else {
+        Err("the checkpoint's segment table makes no sense".to_owned())
+    }
 }
 
 /// The table that the segment headers tell: for a store whose checkpoints are both lost.
-fn table_from_headers(io: &QuikIO, shape: Shape, superblock: &Superblock) -> Result<Option<(SegmentTable, Lsn, u64)>, IoError> {
+fn table_from_headers(
+    io: &QuikIO,
+    shape: Shape,
+    superblock: &Superblock,
+) -> Result<Option<(SegmentTable, Lsn, u64)>, IoError> {
     let mut headers = BTreeMap::new();
     for physical in 0..shape.segments {
         if let Some(header) = read_segment_header(io, &shape, &superblock.uuid, physical)?
@@ -310,7 +332,8 @@ fn table_from_headers(io: &QuikIO, shape: Shape, superblock: &Superblock) -> Res
         }
     }
     let Some((&first, header)) = headers.iter().next() else { return Ok(None) };
-    let entry = SegmentEntry { sequence: first, physical: header.physical, state: SegmentState::Open, epoch: header.epoch };
+    let entry =
+        SegmentEntry { sequence: first, physical: header.physical, state: SegmentState::Open, epoch: header.epoch };
     let table = SegmentTable::new(shape, [entry]);
     Ok(Some((table, shape.first_frame(first), header.epoch)))
 }

@@ -44,7 +44,8 @@ impl Replay {
     /// What a checkpoint knows.
     pub fn restore(checkpoint: Checkpoint, max_points: usize) -> Self {
         let mut replay = Self::new(max_points);
-        let mut indexes: BTreeMap<LogId, LogIndex> = checkpoint.index.into_iter().map(|index| (index.log_id, index)).collect();
+        let mut indexes: BTreeMap<LogId, LogIndex> =
+            checkpoint.index.into_iter().map(|index| (index.log_id, index)).collect();
         for entry in checkpoint.logs {
             let id = entry.log_id;
             let index = indexes
@@ -77,7 +78,10 @@ impl Replay {
     fn data(&mut self, found: &Found) {
         let (offset, len) = (found.offset, found.value);
         let Some(state) = self.logs.get_mut(&found.log_id) else {
-            self.note(format!("a record at LSN {:#x} is of log {}, which the catalog does not know", found.lsn, found.log_id));
+            self.note(format!(
+                "a record at LSN {:#x} is of log {}, which the catalog does not know",
+                found.lsn, found.log_id
+            ));
             return;
         };
         let end = offset.saturating_add(len);

@@ -250,7 +250,12 @@ impl<'a> Scanner<'a> {
 }
 
 /// The header of the segment at `physical`, if it checks.
-pub fn read_segment_header(io: &QuikIO, shape: &Shape, uuid: &[u8; 16], physical: u32) -> Result<Option<SegmentHeader>, IoError> {
+pub fn read_segment_header(
+    io: &QuikIO,
+    shape: &Shape,
+    uuid: &[u8; 16],
+    physical: u32,
+) -> Result<Option<SegmentHeader>, IoError> {
     if physical >= shape.segments {
         return Ok(None);
     }

@@ -23,10 +23,8 @@ impl SegmentTable {
                 *slot = true;
             }
         }
-        let free = (0..shape.segments)
-            .zip(taken)
-            .filter_map(|(physical, taken)| (!taken).then_some(physical))
-            .collect();
+        let free =
+            (0..shape.segments).zip(taken).filter_map(|(physical, taken)| (!taken).then_some(physical)).collect();
         Self { shape, live, free }
     }
 

@@ -3,7 +3,6 @@
 //! A copy is never written over the newest one, so a torn write leaves the other. A read-write mount writes its epoch
 //! to both before it writes any frame: losing either copy can never bring an epoch back that has been used.
 
-
 use super::error::OpenError;
 use crate::format::{FORMAT_VERSION, SUPERBLOCK_A, SUPERBLOCK_B, SUPERBLOCK_LEN, Superblock, SuperblockError};
 use crate::io::{IoError, QuikIO, SharedBuffer};
@@ -22,11 +21,7 @@ pub fn load(io: &QuikIO) -> Result<Loaded, OpenError> {
     let device = io.describe();
     let capacity = io.geometry().capacity;
     let copies = [("A", SUPERBLOCK_A), ("B", SUPERBLOCK_B)].map(|(name, offset)| {
-        let bytes = if offset + SUPERBLOCK_LEN as u64 <= capacity {
-            read_block(io, offset)
-        } else {
-            Ok(Vec::new())
-        };
+        let bytes = if offset + SUPERBLOCK_LEN as u64 <= capacity { read_block(io, offset) } else { Ok(Vec::new()) };
         let decoded = match &bytes {
             Ok(bytes) => Superblock::decode(bytes).map_err(Refused::Content),
             Err(error) => Err(Refused::Unreadable(error.clone())),
@@ -44,7 +39,8 @@ pub fn load(io: &QuikIO) -> Result<Loaded, OpenError> {
                 }
             }
             Err(why) => {
-                remarks.push(format!("superblock {name} at offset {offset} is damaged ({why}); the other copy is used"));
+                remarks
+                    .push(format!("superblock {name} at offset {offset} is damaged ({why}); the other copy is used"));
                 refused.push((name, why));
             }
         }

@@ -46,7 +46,9 @@ impl LogStructuredStore {
                 return Next::Again;
             }
             // A mount with `tail=pad` starts on the next block, with an EPOC frame.
-            FrameError::End | FrameError::Checksum { .. } | FrameError::UnknownKind(_) if mounts.starts_at(self.shape.block_up(lsn), lsn, &from) => {
+            FrameError::End | FrameError::Checksum { .. } | FrameError::UnknownKind(_)
+                if mounts.starts_at(self.shape.block_up(lsn), lsn, &from) =>
+            {
                 job.lsn = self.shape.block_up(lsn);
                 return Next::Again;
             }
@@ -56,7 +58,14 @@ impl LogStructuredStore {
     }
 
     /// No frame checks at the job's LSN. What was collected is given; else go on at the next place where one does.
-    fn pass_over<'b>(&self, job: &mut Job, mounts: &mut Mounts, why: &FrameError, from: &impl Fn(Lsn) -> &'b [u8], until: Lsn) -> Next {
+    fn pass_over<'b>(
+        &self,
+        job: &mut Job,
+        mounts: &mut Mounts,
+        why: &FrameError,
+        from: &impl Fn(Lsn) -> &'b [u8],
+        until: Lsn,
+    ) -> Next {
         if !job.out.is_empty() {
             return Next::Finish(Ok(()));
         }
@@ -130,7 +139,8 @@ impl LogStructuredStore {
 
     fn mounts_of(&self, lsn: Lsn, seed: Option<FrameSeed>) -> Mounts {
         let sequence = self.shape.sequence(lsn);
-        let oldest = self.flusher.space().table.live().find(|entry| entry.sequence == sequence).map_or(0, |entry| entry.epoch);
+        let oldest =
+            self.flusher.space().table.live().find(|entry| entry.sequence == sequence).map_or(0, |entry| entry.epoch);
         let uuid = self.checkpointing.lock().superblock.uuid;
         Mounts { uuid, oldest, newest: self.seed.epoch(), seed, max_record: self.shape.max_record }
     }
@@ -190,7 +200,8 @@ impl Mounts {
     /// An EPOC frame at `lsn` says that the log before it ended at `end`.
     fn starts_at<'b>(&self, lsn: Lsn, end: Lsn, from: &impl Fn(Lsn) -> &'b [u8]) -> bool {
         let bytes = from(lsn);
-        lsn > end && decode_epoch(&self.uuid, lsn, bytes).is_ok_and(|(_, record): (_, EpochRecord)| record.cut_lsn == end)
+        lsn > end
+            && decode_epoch(&self.uuid, lsn, bytes).is_ok_and(|(_, record): (_, EpochRecord)| record.cut_lsn == end)
     }
 }
 

@@ -25,7 +25,8 @@ pub struct Image {
 
 impl Image {
     pub fn new(bytes: u64) -> Self {
-        let base = std::env::var_os("LLAMAFS_TEST_DIR").map_or_else(|| env!("CARGO_TARGET_TMPDIR").into(), PathBuf::from);
+        let base =
+            std::env::var_os("LLAMAFS_TEST_DIR").map_or_else(|| env!("CARGO_TARGET_TMPDIR").into(), PathBuf::from);
         let dir = tempfile::Builder::new().prefix("image").tempdir_in(base).unwrap();
         let image = Self { dir };
         backend::format(&image.path(), bytes);
