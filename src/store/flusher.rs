@@ -103,6 +103,7 @@ impl Flusher {
 
     /// LLAMA's Mk-Stable: `done` when everything below `lsn` is on stable media.
     pub fn make_stable(&self, lsn: Lsn, done: StableDone) {
+        let lsn = self.space.lock().frames_end(lsn);
         self.act(self.commit.wait(lsn, done));
     }
 

@@ -63,6 +63,8 @@ pub struct Space {
     first: Lsn,
     /// LSN behind everything sealed.
     pub sealed_end: Lsn,
+    /// First LSN that can be claimed behind that: between the two lies at most a segment's header.
+    next_start: Lsn,
     /// Segments opened since the mount.
     pub opened: u64,
 }
@@ -79,13 +81,30 @@ impl Space {
         buffer_size: u64,
     ) -> Self {
         let first = if tail == Tail::Pad { shape.block_up(end) } else { end };
-        Self { shape, table, plans: VecDeque::new(), tail, epoch, uuid, buffer_size, first, sealed_end: end, opened: 0 }
+        Self {
+            shape,
+            table,
+            plans: VecDeque::new(),
+            tail,
+            epoch,
+            uuid,
+            buffer_size,
+            first,
+            sealed_end: end,
+            next_start: first,
+            opened: 0,
+        }
     }
 
     /// Would a claim of `need` bytes behind `end` ever fit?
     pub fn has_room(&self, end: Lsn, need: usize) -> bool {
         let Some(plan) = self.plans.back() else { return false };
         self.table.free_count() > 0 || (!plan.dead && end + need as u64 + TRAILER <= plan.segment_end)
+    }
+
+    /// The end of the frames below `lsn`: no frame lies in the header of the segment that is open and empty.
+    pub fn frames_end(&self, lsn: Lsn) -> Lsn {
+        if lsn <= self.next_start { lsn.min(self.sealed_end) } else { lsn }
     }
 
     /// The plan of filling `number`, which is sealed.
@@ -99,6 +118,7 @@ impl Space {
         let Some(fill) = sealed else {
             let (plan, placement) = self.next_filling(0, self.first, 0, now_ns, stable);
             self.plans.push_back(plan);
+            self.next_start = placement.base_lsn + placement.start as u64;
             return placement;
         };
         let block_end = self.shape.block_up(fill.end_lsn() + SHORT_FRAME as u64);
@@ -121,6 +141,7 @@ impl Space {
             last.end = next_start;
         }
         self.sealed_end = next_start;
+        self.next_start = placement.base_lsn + placement.start as u64;
         self.plans.push_back(plan);
         let trailer = if dead { 0 } else { SHORT_FRAME + if pad > 0 { SHORT_FRAME } else { 0 } };
         Placement { trailer, ..placement }
