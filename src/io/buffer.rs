@@ -17,9 +17,7 @@ pub const ONE_MEGABYTE_BLOCK: usize = 1 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BufferAllocError {
     /// Length 0, or an alignment that is not a power of two, or both together past the address space.
-    #[error(
-        "a buffer of {len} bytes aligned to {align} cannot exist: give a length above 0 and a power of two"
-    )]
+    #[error("a buffer of {len} bytes aligned to {align} cannot exist: give a length above 0 and a power of two")]
     BadLayout {
         /// Bytes asked for.
         len: usize,
@@ -99,12 +97,7 @@ impl Drop for Buffer {
 
 impl fmt::Debug for Buffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Buffer({} bytes, aligned to {})",
-            self.len(),
-            self.layout.align()
-        )
+        write!(f, "Buffer({} bytes, aligned to {})", self.len(), self.layout.align())
     }
 }
 

@@ -62,12 +62,8 @@ pub(super) fn of_file(file: &File) -> io::Result<Option<Geometry>> {
         // An old kernel or a file system that does not say. A page or the file system's block, whichever is less, is
         // a whole number of sectors on any device.
         None => {
-            let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
-                .ok()
-                .flatten()
-                .unwrap_or(4096);
-            let safe = u32::try_from(meta.blksize().min(u64::try_from(page).unwrap_or(4096)))
-                .unwrap_or(4096);
+            let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096);
+            let safe = u32::try_from(meta.blksize().min(u64::try_from(page).unwrap_or(4096))).unwrap_or(4096);
             (safe, safe)
         }
     };
@@ -90,28 +86,15 @@ fn direct_io(file: &File) -> io::Result<Option<DirectIo>> {
     // SAFETY: all zeros is a valid statx.
     let mut stat: libc::statx = unsafe { std::mem::zeroed() };
     // SAFETY: an empty path with AT_EMPTY_PATH means the descriptor itself; the kernel fills one statx.
-    let failed = unsafe {
-        libc::statx(
-            file.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            libc::STATX_DIOALIGN,
-            &mut stat,
-        )
-    } != 0;
+    let failed =
+        unsafe { libc::statx(file.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, libc::STATX_DIOALIGN, &mut stat) }
+            != 0;
     if failed {
         let error = io::Error::last_os_error();
-        return if error.raw_os_error() == Some(libc::ENOSYS) {
-            Ok(None)
-        } else {
-            Err(error)
-        };
+        return if error.raw_os_error() == Some(libc::ENOSYS) { Ok(None) } else { Err(error) };
     }
     let told = stat.stx_mask & libc::STATX_DIOALIGN != 0;
-    Ok(told.then_some(DirectIo {
-        memory: stat.stx_dio_mem_align,
-        offset: stat.stx_dio_offset_align,
-    }))
+    Ok(told.then_some(DirectIo { memory: stat.stx_dio_mem_align, offset: stat.stx_dio_offset_align }))
 }
 
 /// The block layer's word on a volatile cache; a partition asks its disk. In doubt there is one.

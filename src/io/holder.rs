@@ -22,9 +22,7 @@ pub(super) struct Identity {
 pub(super) fn describe(id: Identity) -> String {
     id.rdev
         .and_then(used_by_kernel)
-        .or_else(|| {
-            locker(&fs::read_to_string("/proc/locks").unwrap_or_default(), id).and_then(process)
-        })
+        .or_else(|| locker(&fs::read_to_string("/proc/locks").unwrap_or_default(), id).and_then(process))
         .or_else(|| opener(id).and_then(process))
         .unwrap_or_else(|| "another process has it open (try `fuser -v`)".to_string())
 }
@@ -37,34 +35,24 @@ fn used_by_kernel(rdev: u64) -> Option<String> {
     }
     let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
     let is_swap = |name: &str| fs::metadata(name).is_ok_and(|meta| meta.rdev() == rdev);
-    if swaps
-        .lines()
-        .skip(1)
-        .filter_map(|line| line.split_whitespace().next())
-        .any(is_swap)
-    {
+    if swaps.lines().skip(1).filter_map(|line| line.split_whitespace().next()).any(is_swap) {
         return Some("it is in use as swap".to_string());
     }
     let dir = format!("/sys/dev/block/{}", numbers(rdev));
     if let Some(above) = entries(&format!("{dir}/holders")).next() {
         return Some(format!("{above} is built on it"));
     }
-    entries(&dir)
-        .filter(|name| Path::new(&format!("{dir}/{name}/partition")).exists())
-        .find_map(|name| {
-            let text = fs::read_to_string(format!("{dir}/{name}/dev")).ok()?;
-            let (major, minor) = text.trim().split_once(':')?;
-            let part = libc::makedev(major.parse().ok()?, minor.parse().ok()?);
-            used_by_kernel(part).map(|what| format!("its partition {name} is in use: {what}"))
-        })
+    entries(&dir).filter(|name| Path::new(&format!("{dir}/{name}/partition")).exists()).find_map(|name| {
+        let text = fs::read_to_string(format!("{dir}/{name}/dev")).ok()?;
+        let (major, minor) = text.trim().split_once(':')?;
+        let part = libc::makedev(major.parse().ok()?, minor.parse().ok()?);
+        used_by_kernel(part).map(|what| format!("its partition {name} is in use: {what}"))
+    })
 }
 
 fn entries(dir: &str) -> impl Iterator<Item = String> {
     let read = fs::read_dir(dir).ok();
-    read.into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| entry.file_name().into_string().ok())
+    read.into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok())
 }
 
 fn numbers(dev: u64) -> String {
@@ -76,9 +64,7 @@ fn mount_of(mountinfo: &str, rdev: u64) -> Option<String> {
     let wanted = numbers(rdev);
     mountinfo.lines().find_map(|line| {
         let mut fields = line.split(' ');
-        (fields.nth(2) == Some(&wanted))
-            .then(|| fields.nth(1).map(unescape))
-            .flatten()
+        (fields.nth(2) == Some(&wanted)).then(|| fields.nth(1).map(unescape)).flatten()
     })
 }
 
@@ -106,10 +92,7 @@ fn file_system_in(mountinfo: &str, path: &Path, dev: u64) -> Option<String> {
         // btrfs and overlay show files under device numbers of their own: then the longest mount point decides.
         if path.starts_with(&place) {
             let candidate = (device == wanted, place.len(), kind.to_string());
-            if best
-                .as_ref()
-                .is_none_or(|b| (b.0, b.1) <= (candidate.0, candidate.1))
-            {
+            if best.as_ref().is_none_or(|b| (b.0, b.1) <= (candidate.0, candidate.1)) {
                 best = Some(candidate);
             }
         }
@@ -123,9 +106,7 @@ fn unescape(text: &str) -> String {
     let mut rest = text.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {
         let octal = tail.get(..3).filter(|_| first == b'\\');
-        let value = octal
-            .and_then(|o| std::str::from_utf8(o).ok())
-            .and_then(|o| u8::from_str_radix(o, 8).ok());
+        let value = octal.and_then(|o| std::str::from_utf8(o).ok()).and_then(|o| u8::from_str_radix(o, 8).ok());
         match value {
             Some(byte) => {
                 bytes.push(byte);
@@ -143,14 +124,7 @@ fn unescape(text: &str) -> String {
 /// The process that /proc/locks names as holder of a lock on the file.
 fn locker(locks: &str, id: Identity) -> Option<u32> {
     let mut name = String::new();
-    write!(
-        name,
-        "{:02x}:{:02x}:{}",
-        libc::major(id.dev),
-        libc::minor(id.dev),
-        id.ino
-    )
-    .ok()?;
+    write!(name, "{:02x}:{:02x}:{}", libc::major(id.dev), libc::minor(id.dev), id.ino).ok()?;
     locks.lines().find_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         // "1: FLOCK ADVISORY WRITE 4711 fe:00:1234 0 EOF"; a waiter has "->" in front.
@@ -164,20 +138,15 @@ fn locker(locks: &str, id: Identity) -> Option<u32> {
 /// Another process that has it open; only root sees those of all users.
 fn opener(id: Identity) -> Option<u32> {
     let me = std::process::id();
-    entries("/proc")
-        .filter_map(|name| name.parse::<u32>().ok())
-        .filter(|&pid| pid != me)
-        .find(|pid| {
-            let dir = format!("/proc/{pid}/fd");
-            entries(&dir).any(|fd| {
-                fs::metadata(format!("{dir}/{fd}")).is_ok_and(|meta| match id.rdev {
-                    Some(rdev) => {
-                        meta.mode() & libc::S_IFMT == libc::S_IFBLK && meta.rdev() == rdev
-                    }
-                    None => meta.dev() == id.dev && meta.ino() == id.ino,
-                })
+    entries("/proc").filter_map(|name| name.parse::<u32>().ok()).filter(|&pid| pid != me).find(|pid| {
+        let dir = format!("/proc/{pid}/fd");
+        entries(&dir).any(|fd| {
+            fs::metadata(format!("{dir}/{fd}")).is_ok_and(|meta| match id.rdev {
+                Some(rdev) => meta.mode() & libc::S_IFMT == libc::S_IFBLK && meta.rdev() == rdev,
+                None => meta.dev() == id.dev && meta.ino() == id.ino,
             })
         })
+    })
 }
 
 fn process(pid: u32) -> Option<String> {
@@ -201,24 +170,15 @@ mod tests {
     #[test]
     fn a_mounted_device_is_found() {
         assert_eq!(mount_of(MOUNTS, libc::makedev(7, 3)).unwrap(), "/mnt/loop");
-        assert_eq!(
-            mount_of(MOUNTS, libc::makedev(0, 40)).unwrap(),
-            "/mnt/with blank"
-        );
+        assert_eq!(mount_of(MOUNTS, libc::makedev(0, 40)).unwrap(), "/mnt/with blank");
         assert!(mount_of(MOUNTS, libc::makedev(7, 4)).is_none());
     }
 
     #[test]
     fn the_file_system_is_that_of_the_longest_mount_point() {
-        let fs = |path: &str, major, minor| {
-            file_system_in(MOUNTS, Path::new(path), libc::makedev(major, minor))
-        };
+        let fs = |path: &str, major, minor| file_system_in(MOUNTS, Path::new(path), libc::makedev(major, minor));
         assert_eq!(fs("/mnt/with blank/f", 0, 40).unwrap(), "ramfs");
-        assert_eq!(
-            fs("/mnt/loop/f", 0, 99).unwrap(),
-            "xfs",
-            "a device number of its own"
-        );
+        assert_eq!(fs("/mnt/loop/f", 0, 99).unwrap(), "xfs", "a device number of its own");
         assert_eq!(fs("/home/f", 254, 0).unwrap(), "ext4");
     }
 
@@ -229,22 +189,14 @@ mod tests {
 2: FLOCK  ADVISORY  WRITE 4711 fe:00:1234 0 EOF
 3: POSIX  ADVISORY  READ 9 fe:00:99 0 EOF
 ";
-        let id = |ino| Identity {
-            dev: libc::makedev(0xfe, 0),
-            ino,
-            rdev: None,
-        };
+        let id = |ino| Identity { dev: libc::makedev(0xfe, 0), ino, rdev: None };
         assert_eq!(locker(locks, id(1234)), Some(4711));
         assert_eq!(locker(locks, id(1)), None);
     }
 
     #[test]
     fn damaged_input_is_no_answer() {
-        let id = Identity {
-            dev: 1,
-            ino: 1,
-            rdev: None,
-        };
+        let id = Identity { dev: 1, ino: 1, rdev: None };
         assert_eq!(locker("x\n\n: : :", id), None);
         assert_eq!(mount_of("\n- - -\n", 1), None);
         assert_eq!(unescape("a\\04"), "a\\04");

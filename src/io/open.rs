@@ -127,10 +127,7 @@ pub fn open(path: &Path, access: Access) -> Result<UringDevice, OpenError> {
     let file = target.open_file()?;
     target.lock(&file)?;
     let geometry = target.geometry(&file)?;
-    uring::UringDevice::new(file, path, geometry).map_err(|reason| OpenError::NoUring {
-        path: path.to_owned(),
-        reason,
-    })
+    uring::UringDevice::new(file, path, geometry).map_err(|reason| OpenError::NoUring { path: path.to_owned(), reason })
 }
 
 /// What the path names.
@@ -145,23 +142,11 @@ impl<'a> Target<'a> {
         // Looked at before it is opened: opening a pipe would wait for its other end.
         let meta = std::fs::metadata(path).map_err(|error| match error.raw_os_error() {
             Some(libc::ENOENT | libc::ENOTDIR) => OpenError::NotFound(path.to_owned()),
-            Some(libc::EACCES) => OpenError::NoPermission {
-                path: path.to_owned(),
-                action: "reading",
-            },
-            _ => OpenError::Other {
-                path: path.to_owned(),
-                action: "look at it",
-                source: error,
-            },
+            Some(libc::EACCES) => OpenError::NoPermission { path: path.to_owned(), action: "reading" },
+            _ => OpenError::Other { path: path.to_owned(), action: "look at it", source: error },
         })?;
         let kind = meta.file_type();
-        let wrong = |kind| {
-            Err(OpenError::WrongKind {
-                path: path.to_owned(),
-                kind,
-            })
-        };
+        let wrong = |kind| Err(OpenError::WrongKind { path: path.to_owned(), kind });
         if kind.is_dir() {
             return Err(OpenError::Directory(path.to_owned()));
         } else if kind.is_char_device() {
@@ -172,15 +157,7 @@ impl<'a> Target<'a> {
             return wrong("a socket");
         }
         let rdev = kind.is_block_device().then_some(meta.rdev());
-        Ok(Target {
-            path,
-            access,
-            id: Identity {
-                dev: meta.dev(),
-                ino: meta.ino(),
-                rdev,
-            },
-        })
+        Ok(Target { path, access, id: Identity { dev: meta.dev(), ino: meta.ino(), rdev } })
     }
 
     fn writes(&self) -> bool {
@@ -192,47 +169,26 @@ impl<'a> Target<'a> {
     }
 
     fn other(&self, action: &'static str, source: io::Error) -> OpenError {
-        OpenError::Other {
-            path: self.path.to_owned(),
-            action,
-            source,
-        }
+        OpenError::Other { path: self.path.to_owned(), action, source }
     }
 
     fn busy(&self) -> OpenError {
-        OpenError::Busy {
-            path: self.path.to_owned(),
-            holder: holder::describe(self.id),
-        }
+        OpenError::Busy { path: self.path.to_owned(), holder: holder::describe(self.id) }
     }
 
     fn read_only(&self) -> OpenError {
-        let what = if self.is_block() {
-            "the device"
-        } else {
-            "the file system it lies on"
-        };
-        OpenError::ReadOnly {
-            path: self.path.to_owned(),
-            what,
-        }
+        let what = if self.is_block() { "the device" } else { "the file system it lies on" };
+        OpenError::ReadOnly { path: self.path.to_owned(), what }
     }
 
     fn no_direct_io(&self) -> OpenError {
         let fs = holder::file_system_of(self.path, self.id.dev);
         let fs = fs.unwrap_or_else(|| "the file system it lies on".to_string());
-        OpenError::NoDirectIo {
-            path: self.path.to_owned(),
-            fs,
-        }
+        OpenError::NoDirectIo { path: self.path.to_owned(), fs }
     }
 
     fn open_file(&self) -> Result<File, OpenError> {
-        let exclusive = if self.writes() && self.is_block() {
-            libc::O_EXCL
-        } else {
-            0
-        };
+        let exclusive = if self.writes() && self.is_block() { libc::O_EXCL } else { 0 };
         let opened = OpenOptions::new()
             .read(true)
             .write(self.writes())
@@ -244,15 +200,10 @@ impl<'a> Target<'a> {
             Some(libc::EINVAL) => self.no_direct_io(),
             Some(libc::EROFS) => self.read_only(),
             // A write-protected device answers EACCES to root, too.
-            Some(libc::EACCES | libc::EPERM) if self.writes() && self.is_write_protected() => {
-                self.read_only()
-            }
+            Some(libc::EACCES | libc::EPERM) if self.writes() && self.is_write_protected() => self.read_only(),
             Some(libc::EACCES | libc::EPERM) => {
                 let action = if self.writes() { "writing" } else { "reading" };
-                OpenError::NoPermission {
-                    path: self.path.to_owned(),
-                    action,
-                }
+                OpenError::NoPermission { path: self.path.to_owned(), action }
             }
             _ => self.other("open it", error),
         })?;
@@ -264,10 +215,7 @@ impl<'a> Target<'a> {
     }
 
     fn is_write_protected(&self) -> bool {
-        self.is_block()
-            && File::open(self.path)
-                .and_then(|device| geometry::is_read_only(&device))
-                .unwrap_or(false)
+        self.is_block() && File::open(self.path).and_then(|device| geometry::is_read_only(&device)).unwrap_or(false)
     }
 
     fn lock(&self, file: &File) -> Result<(), OpenError> {
@@ -294,11 +242,7 @@ impl<'a> Target<'a> {
     }
 
     fn geometry(&self, file: &File) -> Result<Geometry, OpenError> {
-        let found = if self.is_block() {
-            geometry::of_block_device(file).map(Some)
-        } else {
-            geometry::of_file(file)
-        };
+        let found = if self.is_block() { geometry::of_block_device(file).map(Some) } else { geometry::of_file(file) };
         let geometry = found.map_err(|error| self.other("read its geometry", error))?;
         let geometry = geometry.ok_or_else(|| self.no_direct_io())?;
         if geometry.capacity == 0 {

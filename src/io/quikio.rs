@@ -53,10 +53,7 @@ struct Inner {
 
 impl QuikIO {
     /// Drive `device`. `registered` are the buffers that most writes come from.
-    pub fn new(
-        device: Arc<dyn Device>,
-        registered: &[SharedBuffer],
-    ) -> Result<Arc<QuikIO>, IoError> {
+    pub fn new(device: Arc<dyn Device>, registered: &[SharedBuffer]) -> Result<Arc<QuikIO>, IoError> {
         let geometry = device.geometry();
         let mut index = Vec::new();
         if !registered.is_empty() {
@@ -72,28 +69,14 @@ impl QuikIO {
                 ),
                 Err(error) => {
                     let errno = error.raw_os_error().unwrap_or(libc::EIO);
-                    return Err(IoError {
-                        errno,
-                        op: "register",
-                        offset: 0,
-                        len: 0,
-                    });
+                    return Err(IoError { errno, op: "register", offset: 0, len: 0 });
                 }
             }
         }
         let core = Mutex::new(Core::new(geometry, device.depth()));
-        let inner = Inner {
-            device,
-            geometry,
-            registered: index,
-            core,
-            owner: Mutex::new(None),
-            changed: Condvar::new(),
-        };
-        Ok(Arc::new(QuikIO {
-            inner: Arc::new(inner),
-            thread: Mutex::new(None),
-        }))
+        let inner =
+            Inner { device, geometry, registered: index, core, owner: Mutex::new(None), changed: Condvar::new() };
+        Ok(Arc::new(QuikIO { inner: Arc::new(inner), thread: Mutex::new(None) }))
     }
 
     /// Capacity and alignment of the device.
@@ -114,43 +97,15 @@ impl QuikIO {
     /// Queue a write of `buf[range]` at byte `offset`; all block aligned. A write whose blocks overlap one that is not
     /// finished waits for it. With `dsync` these bytes, and no others, are on stable media when `done` runs. The bytes
     /// must not change until then.
-    pub fn write(
-        &self,
-        buf: SharedBuffer,
-        range: Range<usize>,
-        offset: u64,
-        dsync: bool,
-        done: WriteDone,
-    ) {
+    pub fn write(&self, buf: SharedBuffer, range: Range<usize>, offset: u64, dsync: bool, done: WriteDone) {
         let address = buf.as_ptr() as usize;
-        let fixed = self
-            .inner
-            .registered
-            .iter()
-            .find(|(known, _)| *known == address)
-            .map(|(_, index)| *index);
-        self.inner.admit(
-            Work::Write {
-                buf,
-                range,
-                fixed,
-                dsync,
-                done,
-            },
-            offset,
-        );
+        let fixed = self.inner.registered.iter().find(|(known, _)| *known == address).map(|(_, index)| *index);
+        self.inner.admit(Work::Write { buf, range, fixed, dsync, done }, offset);
     }
 
     /// Queue a read of `len` bytes at `offset` into `buf[..len]`. It is not ordered against writes.
     pub fn read(&self, buf: Buffer, len: usize, offset: u64, done: ReadDone) {
-        self.inner.admit(
-            Work::Read {
-                buf: Some(buf),
-                len,
-                done,
-            },
-            offset,
-        );
+        self.inner.admit(Work::Read { buf: Some(buf), len, done }, offset);
     }
 
     /// Queue a flush of the device: it covers every write whose `done` ran before this call.
@@ -168,12 +123,12 @@ impl QuikIO {
                 Some(other) if other != me => return 0,
                 Some(_) => {
                     drop(owner);
-                    return self.inner.poll(wait && !self.inner.core.lock().drained());
+                    return self.inner.poll_if_any(wait);
                 }
                 None => *owner = Some(me),
             }
         }
-        let ran = self.inner.poll(wait && !self.inner.core.lock().drained());
+        let ran = self.inner.poll_if_any(wait);
         self.inner.give_up_ownership();
         ran
     }
@@ -185,10 +140,7 @@ impl QuikIO {
             return;
         }
         let inner = self.inner.clone();
-        match thread::Builder::new()
-            .name("quikio".into())
-            .spawn(move || inner.own_until_closed())
-        {
+        match thread::Builder::new().name("quikio".into()).spawn(move || inner.own_until_closed()) {
             Ok(started) => *handle = Some(started),
             Err(error) => {
                 log::error!("can't start the completion thread: {error}");
@@ -264,12 +216,7 @@ impl QuikIO {
         }));
         self.inner.help_until(|| slot.lock().is_some());
         let result = slot.lock().take();
-        result.unwrap_or(Err(IoError {
-            errno: libc::EIO,
-            op: "wait",
-            offset: 0,
-            len: 0,
-        }))
+        result.unwrap_or(Err(IoError { errno: libc::EIO, op: "wait", offset: 0, len: 0 }))
     }
 }
 
@@ -281,10 +228,7 @@ impl Drop for QuikIO {
 
 impl std::fmt::Debug for QuikIO {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("QuikIO")
-            .field("device", &self.describe())
-            .field("counters", &self.counters())
-            .finish()
+        f.debug_struct("QuikIO").field("device", &self.describe()).field("counters", &self.counters()).finish()
     }
 }
 
@@ -322,10 +266,7 @@ impl Inner {
             let submitted = unsafe { self.device.submit(&requests) };
             if let Err(error) = submitted {
                 log::error!("{}: {error}", self.device.describe());
-                let refused = requests
-                    .iter()
-                    .skip(error.taken)
-                    .map(|request| request.token());
+                let refused = requests.iter().skip(error.taken).map(|request| request.token());
                 self.core.lock().refused(refused, error.errno, &mut out);
             }
         }
@@ -340,10 +281,7 @@ impl Inner {
         let mut failures = 0;
         while let Err(error) = self.device.reap(&mut completions, wait) {
             failures += 1;
-            log::error!(
-                "{}: can't take completions: {error}",
-                self.device.describe()
-            );
+            log::error!("{}: can't take completions: {error}", self.device.describe());
             if failures == MAX_REAP_FAILURES {
                 let mut out = Outcome::default();
                 let errno = error.raw_os_error().unwrap_or(libc::EIO);
@@ -366,6 +304,12 @@ impl Inner {
         self.carry_out(out)
     }
 
+    /// Like `poll`, but does not wait for nothing.
+    fn poll_if_any(&self, wait: bool) -> usize {
+        let any = !self.core.lock().drained();
+        self.poll(wait && any)
+    }
+
     /// The completion thread.
     fn own_until_closed(&self) {
         {
@@ -378,10 +322,7 @@ impl Inner {
         while !self.core.lock().over() {
             // A callback that panics is a fault of its owner; the others still have to be answered.
             if catch_unwind(AssertUnwindSafe(|| self.poll(true))).is_err() {
-                log::error!(
-                    "{}: a completion's callback panicked",
-                    self.device.describe()
-                );
+                log::error!("{}: a completion's callback panicked", self.device.describe());
             }
         }
         self.give_up_ownership();

@@ -109,15 +109,7 @@ struct Planned {
 impl SimDevice {
     /// A disk of zeros with sectors of 512 bytes and a volatile cache.
     pub fn new(capacity: u64, seed: u64) -> SimDevice {
-        Self::with_geometry(
-            Geometry {
-                capacity,
-                block: 512,
-                memory_align: 512,
-                write_cache: true,
-            },
-            seed,
-        )
+        Self::with_geometry(Geometry { capacity, block: 512, memory_align: 512, write_cache: true }, seed)
     }
 
     /// A disk of zeros.
@@ -150,11 +142,7 @@ impl SimDevice {
             woken: false,
             ops: SimOps::default(),
         };
-        SimDevice {
-            geometry,
-            sim: Mutex::new(sim),
-            changed: Condvar::new(),
-        }
+        SimDevice { geometry, sim: Mutex::new(sim), changed: Condvar::new() }
     }
 
     /// The disk as it may be after a power failure at this moment: its stable sectors, and any part of the cache and
@@ -168,10 +156,7 @@ impl SimDevice {
             stable.take_sectors(&sim.current, page, mask & kept.sectors(&mut rng));
         }
         for (_, request) in &sim.pending {
-            if let Request::Write {
-                offset, ptr, len, ..
-            } = *request
-            {
+            if let Request::Write { offset, ptr, len, .. } = *request {
                 // SAFETY: a pending request's memory is valid and unchanged until it is reaped (`Device::submit`).
                 let bytes = unsafe { std::slice::from_raw_parts(ptr, len as usize) };
                 scatter(&mut stable, offset, bytes, &mut rng, kept, |_, _| {});
@@ -225,11 +210,7 @@ impl SimDevice {
             SimOp::Flush => done.flushes,
         };
         let first = done.saturating_add(1).saturating_add(nth);
-        sim.faults.push(Planned {
-            op,
-            when: first..first.saturating_add(times),
-            fault,
-        });
+        sim.faults.push(Planned { op, when: first..first.saturating_add(times), fault });
     }
 
     /// Reads that touch this place fail with EIO.
@@ -283,10 +264,7 @@ impl Sim {
             self.tick = self.tick.max(first);
         }
         let now = self.tick;
-        let mut due: Vec<(u64, Request)> = self
-            .pending
-            .extract_if(.., |(due, _)| *due <= now)
-            .collect();
+        let mut due: Vec<(u64, Request)> = self.pending.extract_if(.., |(due, _)| *due <= now).collect();
         // In order of their time; those of the same time in any order.
         if self.max_delay > 0 {
             due.sort_by_cached_key(|(due, _)| (*due, self.rng.next()));
@@ -296,22 +274,13 @@ impl Sim {
             if self.power == Some(1) {
                 // What was under way when the power failed is done in part.
                 let rest: Vec<(u64, Request)> = due.as_slice().to_vec();
-                self.pending
-                    .iter()
-                    .chain(&rest)
-                    .map(|(_, r)| *r)
-                    .collect::<Vec<_>>()
-                    .iter()
-                    .for_each(|r| self.tear(r));
+                self.pending.iter().chain(&rest).map(|(_, r)| *r).collect::<Vec<_>>().iter().for_each(|r| self.tear(r));
             }
             let result = self.execute(&request);
             if let Some(left) = self.power.as_mut() {
                 *left = left.saturating_sub(1);
             }
-            out.push(Completion {
-                token: request.token(),
-                result,
-            });
+            out.push(Completion { token: request.token(), result });
         }
     }
 
@@ -325,13 +294,8 @@ impl Sim {
             return Err(libc::EIO);
         }
         let count = self.ops.count(op);
-        let planned = self
-            .faults
-            .iter()
-            .find(|f| f.op == op && f.when.contains(&count))
-            .map(|f| f.fault);
-        let short =
-            self.short_one_in > 0 && len > 512 && self.rng.next().is_multiple_of(self.short_one_in);
+        let planned = self.faults.iter().find(|f| f.op == op && f.when.contains(&count)).map(|f| f.fault);
+        let short = self.short_one_in > 0 && len > 512 && self.rng.next().is_multiple_of(self.short_one_in);
         let moved = match planned {
             Some(SimFault::Error(errno)) => {
                 self.tear(request);
@@ -349,11 +313,7 @@ impl Sim {
             }
             Request::Read { ptr, .. } => {
                 let end = offset + u64::from(moved);
-                if self
-                    .bad
-                    .iter()
-                    .any(|bad| bad.start < end && offset < bad.end)
-                {
+                if self.bad.iter().any(|bad| bad.start < end && offset < bad.end) {
                     return Err(libc::EIO);
                 }
                 // SAFETY: the request was not reaped, so its memory is valid and ours alone (`Device::submit`).
@@ -382,17 +342,12 @@ impl Sim {
                 self.stable.take_sectors(&self.current, piece.page, evicted);
             }
             self.current.write(piece, part);
-            let left = if dsync || !self.cached {
-                mask & !touched
-            } else {
-                mask | touched
-            };
+            let left = if dsync || !self.cached { mask & !touched } else { mask | touched };
             if left == 0 {
                 self.stable.share_page(&self.current, piece.page);
                 self.dirty.remove(&piece.page);
             } else {
-                self.stable
-                    .take_sectors(&self.current, piece.page, touched & !left);
+                self.stable.take_sectors(&self.current, piece.page, touched & !left);
                 self.dirty.insert(piece.page, left);
             }
         }
@@ -400,24 +355,14 @@ impl Sim {
 
     /// A write that did not succeed: any part of its sectors may be there, in the cache or on the media.
     fn tear(&mut self, request: &Request) {
-        if let Request::Write {
-            offset, ptr, len, ..
-        } = *request
-        {
+        if let Request::Write { offset, ptr, len, .. } = *request {
             // SAFETY: the request was not reaped, so its memory is valid and unchanged (`Device::submit`).
             let bytes = unsafe { std::slice::from_raw_parts(ptr, len as usize) };
             let kept = Kept::choose(&mut self.rng);
             let dirty = &mut self.dirty;
-            scatter(
-                &mut self.current,
-                offset,
-                bytes,
-                &mut self.rng,
-                kept,
-                |page, mask| {
-                    *dirty.entry(page).or_insert(0) |= mask;
-                },
-            );
+            scatter(&mut self.current, offset, bytes, &mut self.rng, kept, |page, mask| {
+                *dirty.entry(page).or_insert(0) |= mask;
+            });
         }
     }
 }
@@ -445,14 +390,7 @@ impl Kept {
 }
 
 /// Write some of the sectors of `bytes`, and say which.
-fn scatter(
-    pages: &mut Pages,
-    offset: u64,
-    bytes: &[u8],
-    rng: &mut Rng,
-    kept: Kept,
-    mut wrote: impl FnMut(usize, u8),
-) {
+fn scatter(pages: &mut Pages, offset: u64, bytes: &[u8], rng: &mut Rng, kept: Kept, mut wrote: impl FnMut(usize, u8)) {
     let mut mask = 0;
     let mut page = usize::MAX;
     for (index, chunk) in bytes.chunks(512).enumerate() {
@@ -461,12 +399,7 @@ fn scatter(
                 (page, mask) = (piece.page, kept.sectors(rng));
             }
             if mask & piece.sectors() != 0 {
-                pages.write(
-                    piece,
-                    chunk
-                        .get(piece.at..piece.at + piece.len)
-                        .unwrap_or_default(),
-                );
+                pages.write(piece, chunk.get(piece.at..piece.at + piece.len).unwrap_or_default());
                 wrote(piece.page, piece.sectors());
             }
         }
@@ -506,11 +439,7 @@ impl Device for SimDevice {
     unsafe fn submit(&self, requests: &[Request]) -> Result<(), SubmitError> {
         let mut sim = self.sim.lock();
         for request in requests {
-            let delay = if sim.max_delay > 0 {
-                sim.max_delay + 1
-            } else {
-                1
-            };
+            let delay = if sim.max_delay > 0 { sim.max_delay + 1 } else { 1 };
             let due = sim.tick + 1 + sim.rng.below(delay);
             sim.pending.push((due, *request));
         }
@@ -544,9 +473,6 @@ impl Device for SimDevice {
 
 impl std::fmt::Debug for SimDevice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SimDevice")
-            .field("geometry", &self.geometry)
-            .field("ops", &self.ops())
-            .finish()
+        f.debug_struct("SimDevice").field("geometry", &self.geometry).field("ops", &self.ops()).finish()
     }
 }

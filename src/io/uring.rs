@@ -53,14 +53,9 @@ pub struct UringDevice {
 impl UringDevice {
     /// Drive `file`, which is open with O_DIRECT. The error is a sentence.
     pub(super) fn new(file: File, path: &Path, geometry: Geometry) -> Result<UringDevice, String> {
-        let ring = IoUring::builder()
-            .setup_cqsize(COMPLETIONS)
-            .build(DEPTH)
-            .map_err(|error| explain_setup(&error))?;
+        let ring = IoUring::builder().setup_cqsize(COMPLETIONS).build(DEPTH).map_err(|error| explain_setup(&error))?;
         let mut probe = Probe::new();
-        ring.submitter()
-            .register_probe(&mut probe)
-            .map_err(|_| TOO_OLD.to_string())?;
+        ring.submitter().register_probe(&mut probe).map_err(|_| TOO_OLD.to_string())?;
         let needed = [
             opcode::Nop::CODE,
             opcode::Read::CODE,
@@ -69,9 +64,7 @@ impl UringDevice {
             opcode::WriteFixed::CODE,
             opcode::Fsync::CODE,
         ];
-        if !ring.params().is_feature_nodrop()
-            || needed.iter().any(|&code| !probe.is_supported(code))
-        {
+        if !ring.params().is_feature_nodrop() || needed.iter().any(|&code| !probe.is_supported(code)) {
             return Err(TOO_OLD.to_string());
         }
         ring.submitter()
@@ -118,18 +111,12 @@ impl UringDevice {
                 // SAFETY: the caller keeps the memory of each entry until its completion is reaped.
                 if unsafe { queue.push_multiple(chunk) }.is_err() {
                     // The queue is empty whenever the mutex is free, and no chunk is longer than the queue.
-                    return Err(SubmitError {
-                        taken,
-                        errno: libc::EBUSY,
-                    });
+                    return Err(SubmitError { taken, errno: libc::EBUSY });
                 }
             }
             taken += self.hand_over(chunk.len()).map_err(|(part, errno)| {
                 self.broken.store(errno, Ordering::Relaxed);
-                SubmitError {
-                    taken: taken + part,
-                    errno,
-                }
+                SubmitError { taken: taken + part, errno }
             })?;
         }
         Ok(())
@@ -141,11 +128,7 @@ impl UringDevice {
         let mut busy = 0;
         while taken < count {
             // SAFETY: plain submission of what was pushed; no argument is passed.
-            let entered = unsafe {
-                self.ring
-                    .submitter()
-                    .enter::<libc::sigset_t>((count - taken) as u32, 0, 0, None)
-            };
+            let entered = unsafe { self.ring.submitter().enter::<libc::sigset_t>((count - taken) as u32, 0, 0, None) };
             match entered.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO)) {
                 Ok(part) if part > 0 => taken += part,
                 Err(libc::EINTR) => {}
@@ -175,9 +158,7 @@ impl UringDevice {
             unsafe { submitter.enter::<libc::sigset_t>(0, 1, EnterFlags::GETEVENTS.bits(), None) }
         };
         match entered {
-            Err(error) if !matches!(error.raw_os_error(), Some(libc::EINTR | libc::ETIME)) => {
-                Err(error)
-            }
+            Err(error) if !matches!(error.raw_os_error(), Some(libc::EINTR | libc::ETIME)) => Err(error),
             _ => Ok(()),
         }
     }
@@ -195,10 +176,7 @@ impl UringDevice {
                 continue;
             }
             let result = u32::try_from(entry.result()).map_err(|_| entry.result().saturating_neg());
-            out.push(Completion {
-                token: entry.user_data(),
-                result,
-            });
+            out.push(Completion { token: entry.user_data(), result });
         }
         any
     }
@@ -206,44 +184,22 @@ impl UringDevice {
 
 fn entry(request: &Request) -> squeue::Entry {
     match *request {
-        Request::Write {
-            token,
-            offset,
-            ptr,
-            len,
-            dsync,
-            fixed,
-        } => {
+        Request::Write { token, offset, ptr, len, dsync, fixed } => {
             let flags = if dsync { libc::RWF_DSYNC } else { 0 };
             match fixed {
-                Some(index) => opcode::WriteFixed::new(FILE, ptr, len, index)
-                    .offset(offset)
-                    .rw_flags(flags as _)
-                    .build(),
-                None => opcode::Write::new(FILE, ptr, len)
-                    .offset(offset)
-                    .rw_flags(flags as _)
-                    .build(),
+                Some(index) => {
+                    opcode::WriteFixed::new(FILE, ptr, len, index).offset(offset).rw_flags(flags as _).build()
+                }
+                None => opcode::Write::new(FILE, ptr, len).offset(offset).rw_flags(flags as _).build(),
             }
             .user_data(token)
         }
-        Request::Read {
-            token,
-            offset,
-            ptr,
-            len,
-            fixed,
-        } => match fixed {
-            Some(index) => opcode::ReadFixed::new(FILE, ptr, len, index)
-                .offset(offset)
-                .build(),
+        Request::Read { token, offset, ptr, len, fixed } => match fixed {
+            Some(index) => opcode::ReadFixed::new(FILE, ptr, len, index).offset(offset).build(),
             None => opcode::Read::new(FILE, ptr, len).offset(offset).build(),
         }
         .user_data(token),
-        Request::Flush { token } => opcode::Fsync::new(FILE)
-            .flags(FsyncFlags::DATASYNC)
-            .build()
-            .user_data(token),
+        Request::Flush { token } => opcode::Fsync::new(FILE).flags(FsyncFlags::DATASYNC).build().user_data(token),
     }
 }
 
@@ -267,10 +223,7 @@ impl Device for UringDevice {
         }
         let vectors: Vec<libc::iovec> = buffers
             .iter()
-            .map(|buffer| libc::iovec {
-                iov_base: buffer.as_ptr().cast(),
-                iov_len: buffer.len(),
-            })
+            .map(|buffer| libc::iovec { iov_base: buffer.as_ptr().cast(), iov_len: buffer.len() })
             .collect();
         // SAFETY: each vector is a whole live allocation, and `registered` keeps it until after the ring is dropped.
         unsafe { self.ring.submitter().register_buffers(&vectors)? };
@@ -302,10 +255,7 @@ impl Device for UringDevice {
         // SAFETY: a NOP has no memory.
         if let Err(error) = unsafe { self.enter(&[nop]) } {
             self.waking.store(false, Ordering::Release);
-            log::warn!(
-                "{}: can't wake the owner of completions: {error}",
-                self.describe()
-            );
+            log::warn!("{}: can't wake the owner of completions: {error}", self.describe());
         }
     }
 }
@@ -315,20 +265,14 @@ impl Drop for UringDevice {
         // The kernel takes a ring down later, in its own time; until then it would hold the file, and with it the
         // lock: whoever opens the device next would find it busy.
         if let Err(error) = self.ring.submitter().unregister_files() {
-            log::warn!(
-                "{}: io_uring does not let go of the file: {error}",
-                self.describe()
-            );
+            log::warn!("{}: io_uring does not let go of the file: {error}", self.describe());
         }
     }
 }
 
 impl std::fmt::Debug for UringDevice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("UringDevice")
-            .field("path", &self.path)
-            .field("geometry", &self.geometry)
-            .finish()
+        f.debug_struct("UringDevice").field("path", &self.path).field("geometry", &self.geometry).finish()
     }
 }
 

@@ -31,13 +31,7 @@ impl Overlaps {
                 blockers += 1;
             }
         }
-        self.spans.push(Span {
-            token,
-            start,
-            end,
-            blockers,
-            dependents: Vec::new(),
-        });
+        self.spans.push(Span { token, start, end, blockers, dependents: Vec::new() });
         blockers == 0
     }
 

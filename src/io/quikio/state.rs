@@ -21,19 +21,9 @@ const MAX_REQUEST: usize = 1 << 30;
 /// What is to be done.
 pub(super) enum Work {
     /// Write `buf[range]`.
-    Write {
-        buf: SharedBuffer,
-        range: Range<usize>,
-        fixed: Option<u16>,
-        dsync: bool,
-        done: WriteDone,
-    },
+    Write { buf: SharedBuffer, range: Range<usize>, fixed: Option<u16>, dsync: bool, done: WriteDone },
     /// Fill `buf[..len]`; the buffer is there until it is handed back or given up.
-    Read {
-        buf: Option<Buffer>,
-        len: usize,
-        done: ReadDone,
-    },
+    Read { buf: Option<Buffer>, len: usize, done: ReadDone },
     /// Flush the device.
     Flush { done: WriteDone },
 }
@@ -71,47 +61,20 @@ struct Op {
 
 impl Op {
     fn error(&self, errno: i32) -> IoError {
-        IoError {
-            errno,
-            op: self.work.name(),
-            offset: self.offset,
-            len: self.work.len() as u64,
-        }
+        IoError { errno, op: self.work.name(), offset: self.offset, len: self.work.len() as u64 }
     }
 
     fn request(&self, token: u64) -> Request {
         let len = self.work.len().saturating_sub(self.moved).min(MAX_REQUEST) as u32;
         let offset = self.offset + self.moved as u64;
         match &self.work {
-            Work::Write {
-                buf,
-                range,
-                fixed,
-                dsync,
-                ..
-            } => {
-                let ptr = buf
-                    .as_ptr()
-                    .wrapping_add(range.start + self.moved)
-                    .cast_const();
-                Request::Write {
-                    token,
-                    offset,
-                    ptr,
-                    len,
-                    dsync: *dsync,
-                    fixed: *fixed,
-                }
+            Work::Write { buf, range, fixed, dsync, .. } => {
+                let ptr = buf.as_ptr().wrapping_add(range.start + self.moved).cast_const();
+                Request::Write { token, offset, ptr, len, dsync: *dsync, fixed: *fixed }
             }
             Work::Read { buf, .. } => {
                 let start = buf.as_ref().map_or(std::ptr::null_mut(), Buffer::as_ptr);
-                Request::Read {
-                    token,
-                    offset,
-                    ptr: start.wrapping_add(self.moved),
-                    len,
-                    fixed: None,
-                }
+                Request::Read { token, offset, ptr: start.wrapping_add(self.moved), len, fixed: None }
             }
             Work::Flush { .. } => Request::Flush { token },
         }
@@ -134,28 +97,9 @@ impl Finished {
                 done(result);
             }
             (Work::Flush { done }, result) => done(result),
-            (
-                Work::Read {
-                    done,
-                    buf: Some(buf),
-                    ..
-                },
-                result,
-            ) => done(result.map(|()| buf)),
-            (
-                Work::Read {
-                    done,
-                    buf: None,
-                    len,
-                },
-                result,
-            ) => {
-                let gone = IoError {
-                    errno: libc::EIO,
-                    op: "read",
-                    offset: 0,
-                    len: len as u64,
-                };
+            (Work::Read { done, buf: Some(buf), .. }, result) => done(result.map(|()| buf)),
+            (Work::Read { done, buf: None, len }, result) => {
+                let gone = IoError { errno: libc::EIO, op: "read", offset: 0, len: len as u64 };
                 done(Err(result.err().unwrap_or(gone)));
             }
         }
@@ -206,10 +150,7 @@ impl Core {
     }
 
     pub(super) fn counters(&self) -> IoCounters {
-        IoCounters {
-            in_flight: self.ops.len() as u64,
-            ..self.counters
-        }
+        IoCounters { in_flight: self.ops.len() as u64, ..self.counters }
     }
 
     /// Nothing is accepted from now on.
@@ -229,25 +170,14 @@ impl Core {
 
     /// Accept an operation, or finish it at once.
     pub(super) fn admit(&mut self, work: Work, offset: u64, out: &mut Outcome) {
-        let op = Op {
-            work,
-            offset,
-            moved: 0,
-            tries: 0,
-        };
+        let op = Op { work, offset, moved: 0, tries: 0 };
         if self.closing {
             let error = op.error(libc::ESHUTDOWN);
-            out.finished.push(Finished {
-                work: op.work,
-                result: Err(error),
-            });
+            out.finished.push(Finished { work: op.work, result: Err(error) });
             return;
         }
         if let (false, Some(error)) = (op.work.is_read(), &self.failed) {
-            out.finished.push(Finished {
-                work: op.work,
-                result: Err(error.clone()),
-            });
+            out.finished.push(Finished { work: op.work, result: Err(error.clone()) });
             return;
         }
         if let Err(errno) = self.check(&op) {
@@ -261,8 +191,7 @@ impl Core {
         let token = self.next_token;
         self.next_token += 1;
         let end = offset + op.work.len() as u64;
-        let may_start =
-            !matches!(op.work, Work::Write { .. }) || self.overlaps.enter(token, offset, end);
+        let may_start = !matches!(op.work, Work::Write { .. }) || self.overlaps.enter(token, offset, end);
         self.ops.insert(token, op);
         if may_start {
             self.ready.push_back(token);
@@ -279,21 +208,14 @@ impl Core {
                 }
                 (buf.as_ptr() as usize + range.start, range.len(), buf.len())
             }
-            Work::Read {
-                buf: Some(buf),
-                len,
-                ..
-            } => (buf.as_ptr() as usize, *len, buf.len()),
+            Work::Read { buf: Some(buf), len, .. } => (buf.as_ptr() as usize, *len, buf.len()),
             Work::Read { buf: None, .. } => return Err(libc::EINVAL),
             Work::Flush { .. } => return Ok(()),
         };
         let block = u64::from(self.geometry.block.max(1));
         let memory = self.geometry.memory_align.max(1) as usize;
         let aligned = op.offset % block == 0 && len as u64 % block == 0 && first % memory == 0;
-        let inside = op
-            .offset
-            .checked_add(len as u64)
-            .is_some_and(|end| end <= self.geometry.capacity);
+        let inside = op.offset.checked_add(len as u64).is_some_and(|end| end <= self.geometry.capacity);
         match (aligned && len <= size, inside) {
             (false, _) => Err(libc::EINVAL),
             (true, false) if op.work.is_read() => Err(libc::EIO),
@@ -309,12 +231,7 @@ impl Core {
     }
 
     /// The device did not even take these requests, and will not.
-    pub(super) fn refused(
-        &mut self,
-        tokens: impl Iterator<Item = u64>,
-        errno: i32,
-        out: &mut Outcome,
-    ) {
+    pub(super) fn refused(&mut self, tokens: impl Iterator<Item = u64>, errno: i32, out: &mut Outcome) {
         for token in tokens {
             self.settle(token, Err(errno), false, out);
         }
@@ -337,12 +254,7 @@ impl Core {
             }
             self.finish(op, Err(errno), out);
         }
-        self.failed.get_or_insert(IoError {
-            errno,
-            op: "reap",
-            offset: 0,
-            len: 0,
-        });
+        self.failed.get_or_insert(IoError { errno, op: "reap", offset: 0, len: 0 });
         self.ready.clear();
         self.overlaps = Overlaps::default();
         self.on_device = 0;
@@ -426,10 +338,7 @@ impl Core {
                 self.failed.get_or_insert_with(|| error.clone());
             }
         }
-        out.finished.push(Finished {
-            work: op.work,
-            result,
-        });
+        out.finished.push(Finished { work: op.work, result });
     }
 
     /// Give the device what it has room for.
@@ -438,23 +347,19 @@ impl Core {
             let Some(token) = self.ready.pop_front() else {
                 return;
             };
-            let stop = match (self.ops.get(&token), &self.failed) {
-                (None, _) => continue,
-                (Some(op), Some(error)) if !op.work.is_read() => Some(error.clone()),
-                (Some(op), _) => {
-                    out.requests.push(op.request(token));
-                    self.on_device += 1;
-                    None
-                }
+            let Some(op) = self.ops.get(&token) else {
+                continue;
             };
-            if let (Some(error), Some(op)) = (stop, self.ops.remove(&token)) {
-                // It never reached the device; writes that wait for it find the same error in their turn.
-                let ready = &mut self.ready;
-                self.overlaps.leave(token, |freed| ready.push_back(freed));
-                out.finished.push(Finished {
-                    work: op.work,
-                    result: Err(error),
-                });
+            let Some(error) = self.failed.clone().filter(|_| !op.work.is_read()) else {
+                out.requests.push(op.request(token));
+                self.on_device += 1;
+                continue;
+            };
+            // It never reached the device; writes that wait for it find the same error in their turn.
+            let ready = &mut self.ready;
+            self.overlaps.leave(token, |freed| ready.push_back(freed));
+            if let Some(op) = self.ops.remove(&token) {
+                out.finished.push(Finished { work: op.work, result: Err(error) });
             }
         }
     }
@@ -463,10 +368,7 @@ impl Core {
 /// The device (or the kernel on the way to it) asks to be asked again. ECANCELED and EINTR come when the thread that
 /// submitted ends before its request was started.
 fn transient(errno: i32) -> bool {
-    matches!(
-        errno,
-        libc::EINTR | libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM | libc::ECANCELED
-    )
+    matches!(errno, libc::EINTR | libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM | libc::ECANCELED)
 }
 
 impl Drop for Core {

@@ -43,12 +43,7 @@ pub(super) fn pieces(offset: u64, len: usize) -> impl Iterator<Item = Piece> {
     std::iter::from_fn(move || {
         let place = offset as usize + at;
         let start = place % PAGE;
-        let piece = Piece {
-            page: place / PAGE,
-            start,
-            len: (PAGE - start).min(len - at),
-            at,
-        };
+        let piece = Piece { page: place / PAGE, start, len: (PAGE - start).min(len - at), at };
         at += piece.len;
         (piece.len > 0).then_some(piece)
     })
@@ -68,9 +63,7 @@ impl Pages {
 
     fn page_mut(&mut self, page: usize) -> Option<&mut Page> {
         let slot = self.slot(page)?;
-        Some(Arc::make_mut(
-            slot.get_or_insert_with(|| Arc::new([0; PAGE])),
-        ))
+        Some(Arc::make_mut(slot.get_or_insert_with(|| Arc::new([0; PAGE]))))
     }
 
     /// Copy out.
@@ -79,10 +72,7 @@ impl Pages {
             let Some(to) = out.get_mut(piece.at..piece.at + piece.len) else {
                 return;
             };
-            match self
-                .get(piece.page)
-                .and_then(|page| page.get(piece.start..piece.start + piece.len))
-            {
+            match self.get(piece.page).and_then(|page| page.get(piece.start..piece.start + piece.len)) {
                 Some(from) => to.copy_from_slice(from),
                 None => to.fill(0),
             }
@@ -99,9 +89,8 @@ impl Pages {
                     None => *slot = Some(Arc::new(*whole)),
                 }
             }
-        } else if let Some(to) = self
-            .page_mut(piece.page)
-            .and_then(|page| page.get_mut(piece.start..piece.start + piece.len))
+        } else if let Some(to) =
+            self.page_mut(piece.page).and_then(|page| page.get_mut(piece.start..piece.start + piece.len))
         {
             to.copy_from_slice(bytes);
         }
@@ -149,10 +138,7 @@ mod tests {
         let all: Vec<Piece> = pieces(4000, 5000).collect();
         assert_eq!(all.len(), 3);
         assert_eq!(all.iter().map(|p| p.len).sum::<usize>(), 5000);
-        assert_eq!(
-            (all[0].page, all[0].start, all[0].len, all[0].sectors()),
-            (0, 4000, 96, 0x80)
-        );
+        assert_eq!((all[0].page, all[0].start, all[0].len, all[0].sectors()), (0, 4000, 96, 0x80));
         assert_eq!((all[1].page, all[1].start, all[1].sectors()), (1, 0, 0xff));
         assert_eq!((all[2].page, all[2].len, all[2].sectors()), (2, 808, 0x03));
         assert_eq!(pieces(10, 0).count(), 0);
@@ -176,9 +162,6 @@ mod tests {
         a.read(0, &mut out);
         assert_eq!((out[0], out[512], out[1024]), (1, 2, 1));
         a.read(1 << 30, &mut out);
-        assert!(
-            out.iter().all(|&byte| byte == 0),
-            "what nobody wrote is zero"
-        );
+        assert!(out.iter().all(|&byte| byte == 0), "what nobody wrote is zero");
     }
 }
