@@ -214,7 +214,7 @@ impl Core {
         };
         let block = u64::from(self.geometry.block.max(1));
         let memory = self.geometry.memory_align.max(1) as usize;
-        let aligned = op.offset % block == 0 && len as u64 % block == 0 && first % memory == 0;
+        let aligned = op.offset.is_multiple_of(block) && (len as u64).is_multiple_of(block) && first.is_multiple_of(memory);
         let inside = op.offset.checked_add(len as u64).is_some_and(|end| end <= self.geometry.capacity);
         match (aligned && len <= size, inside) {
             (false, _) => Err(libc::EINVAL),
@@ -347,21 +347,18 @@ impl Core {
             let Some(token) = self.ready.pop_front() else {
                 return;
             };
-            let stop = match (self.ops.get(&token), &self.failed) {
-                (None, _) => continue,
-                (Some(op), Some(error)) if !op.work.is_read() => Some(error.clone()),
-                (Some(op), _) => {
-                    out.requests.push(op.request(token));
-                    self.on_device += 1;
-                    None
-                }
+            let Some(op) = self.ops.get(&token) else {
+                continue;
             };
-            if let Some(error) = stop
-                && let Some(op) = self.ops.remove(&token)
-            {
-                // It never reached the device; writes that wait for it find the same error in their turn.
-                let ready = &mut self.ready;
-                self.overlaps.leave(token, |freed| ready.push_back(freed));
+            let Some(error) = self.failed.clone().filter(|_| !op.work.is_read()) else {
+                out.requests.push(op.request(token));
+                self.on_device += 1;
+                continue;
+            };
+            // It never reached the device; writes that wait for it find the same error in their turn.
+            let ready = &mut self.ready;
+            self.overlaps.leave(token, |freed| ready.push_back(freed));
+            if let Some(op) = self.ops.remove(&token) {
                 out.finished.push(Finished { work: op.work, result: Err(error) });
             }
         }
