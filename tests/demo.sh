@@ -85,7 +85,7 @@ by_bash() { while IFS= read -r line; do printf '%s\n' "$line" >>"$2"; done <"$1"
 by_sh() { sh -c 'while IFS= read -r line; do printf "%s\n" "$line"; done <"$1" >>"$2"' sh "$1" "$2"; }
 by_tee() { tee -a "$2" <"$1" >/dev/null; }
 by_dd() { dd if="$1" of="$2" oflag=append conv=notrunc bs=4096 2>/dev/null; }
-by_awk() { awk -v log="$2" '{ print >> log }' "$1"; }
+by_awk() { awk -v to="$2" '{ print >> to }' "$1"; }
 by_cat() { cat "$1" >>"$2"; }
 by_sed() { sed -u '' "$1" >>"$2"; }
 by_grep() { grep --line-buffered '' "$1" >>"$2"; }

@@ -214,7 +214,8 @@ impl Core {
         };
         let block = u64::from(self.geometry.block.max(1));
         let memory = self.geometry.memory_align.max(1) as usize;
-        let aligned = op.offset.is_multiple_of(block) && (len as u64).is_multiple_of(block) && first.is_multiple_of(memory);
+        let aligned =
+            op.offset.is_multiple_of(block) && (len as u64).is_multiple_of(block) && first.is_multiple_of(memory);
         let inside = op.offset.checked_add(len as u64).is_some_and(|end| end <= self.geometry.capacity);
         match (aligned && len <= size, inside) {
             (false, _) => Err(libc::EINVAL),
