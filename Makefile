@@ -16,7 +16,7 @@ demo:
 	@tests/demo.sh
 
 test: lint
-	$(CARGO) test --release --locked --all-targets
+	$(CARGO) test --release --locked --lib --bins --tests
 	$(CARGO) test --release --locked --doc
 	$(MAKE) loom
 

@@ -22,9 +22,8 @@ pub fn load(io: &QuikIO, superblock: &Superblock) -> Result<(Option<Checkpoint>,
         if head.iter().all(|byte| *byte == 0) {
             continue;
         }
-        let decoded = Checkpoint::encoded_len(&head).and_then(|len| {
-            let len = len.min(superblock.checkpoint_bytes).next_multiple_of(u64::from(superblock.block_size));
-            Ok(len as usize)
+        let decoded = Checkpoint::encoded_len(&head).map(|len| {
+            len.min(superblock.checkpoint_bytes).next_multiple_of(u64::from(superblock.block_size)) as usize
         });
         let decoded = match decoded {
             Ok(len) => Checkpoint::decode(&read(io, offset, len)?, &superblock.uuid),

@@ -207,7 +207,7 @@ fn check_buffers(options: &StoreOptions, shape: &Shape) -> Result<(), OpenError>
     // In front of the largest frame there may be a segment header, or a partial block.
     let need = (frame_len(shape.max_record) as u64 + shape.block + TRAILER).next_multiple_of(shape.block);
     let size = options.buffer_size as u64;
-    if size < need || size % shape.block != 0 {
+    if size < need || !size.is_multiple_of(shape.block) {
         return Err(OpenError::Setting(format!(
             "buffer_size={size} can't be: it must be a multiple of {} and at least {need} for records of {} bytes",
             shape.block, shape.max_record

@@ -103,12 +103,12 @@ impl LogStructuredStore {
                 Next::Finish(Ok(()))
             } else if job.lsn >= job.log_end {
                 Next::Finish(Err(StoreError::Io(job.lost("its frame is missing"))))
-            } else if let Some(next) = self.from_ring(&mut job) {
+            } else if let Some(next) = self.take_from_ring(&mut job) {
                 next
             } else if let Some(chunk) = self.chunks.get(job.lsn) {
-                self.from_chunk(&mut job, &chunk)
+                self.take_from_chunk(&mut job, &chunk)
             } else {
-                return self.from_device(job);
+                return self.ask_device(job);
             };
             if let Next::Finish(result) = next {
                 return job.finish(result);
@@ -117,7 +117,7 @@ impl LogStructuredStore {
     }
 
     /// Take the frame at the job's LSN from the ring; `None` if it isn't there (any more).
-    fn from_ring(&self, job: &mut Job) -> Option<Next> {
+    fn take_from_ring(&self, job: &mut Job) -> Option<Next> {
         let (oldest, _) = self.ring.live_range();
         if job.lsn < oldest {
             return None;
@@ -156,7 +156,7 @@ impl LogStructuredStore {
     }
 
     /// Read from the device what lies at the job's LSN, and go on with the job when it is there.
-    fn from_device(&self, mut job: Job) {
+    fn ask_device(&self, mut job: Job) {
         let segment_end = self.shape.segment_end(job.lsn);
         let base = self.shape.block_down(job.lsn);
         let wanted = if job.sequential { CHUNK } else { job.end - job.offset + SLACK };

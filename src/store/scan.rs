@@ -231,11 +231,11 @@ impl<'a> Scanner<'a> {
                 let current = self.epoch();
                 let max = self.max_epoch;
                 let short_max = max.min(current.saturating_add(SHORT_FRAME_EPOCHS));
-                let mut epochs: Box<dyn Iterator<Item = u64>> = match head.epoch8 {
+                let epochs: Box<dyn Iterator<Item = u64>> = match head.epoch8 {
                     Some(low) => Box::new(infer_epoch(current, max, low)),
                     None => Box::new(current..=short_max),
                 };
-                while let Some(epoch) = epochs.next() {
+                for epoch in epochs {
                     let seed = FrameSeed::new(&self.uuid, epoch);
                     if self.decode_with(lsn, &seed)?.is_ok() {
                         self.seed = seed;

@@ -36,7 +36,7 @@ impl LogStructuredStore {
         };
         if lsn > job.lsn {
             let chunk = Chunk { lsns: job.lsn..lsn, base, buffer: Arc::new(buffer), seed: mounts.seed };
-            let next = self.from_chunk(job, &chunk);
+            let next = self.take_from_chunk(job, &chunk);
             self.chunks.put(chunk);
             return next;
         }
@@ -106,7 +106,7 @@ impl LogStructuredStore {
     }
 
     /// Serve the job from checked frames.
-    pub(super) fn from_chunk(&self, job: &mut Job, chunk: &Chunk) -> Next {
+    pub(super) fn take_from_chunk(&self, job: &mut Job, chunk: &Chunk) -> Next {
         let mut last = None;
         while job.offset < job.end && chunk.lsns.contains(&job.lsn) {
             let bytes = chunk.from(job.lsn);

@@ -328,7 +328,7 @@ fn callbacks_may_start_the_next_operation() {
                 step(&next, n + 1, &log2);
             }
         });
-        io.write(filled(512, n as u8), 0..512, 0, n % 10 == 0, done);
+        io.write(filled(512, n as u8), 0..512, 0, n.is_multiple_of(10), done);
     }
     step(&io, 0, &log);
     drain(&io);
