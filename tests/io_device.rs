@@ -1,4 +1,5 @@
 //! QuikIO and `open` on real files and loop devices. Needs root, as CI has it.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic, also in its helpers")]
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
