@@ -81,6 +81,11 @@ impl Look {
         offset(self.word) > self.limit
     }
 
+    /// Would a claim of `len` bytes have fitted?
+    pub(super) fn fits(&self, len: usize) -> bool {
+        len <= self.limit.saturating_sub(offset(self.word))
+    }
+
     /// LSN behind the last claim.
     pub(super) fn end_lsn(&self) -> u64 {
         self.base_lsn + offset(self.word) as u64
