@@ -7,6 +7,8 @@
 //! Each record tells its thread, its number, its length and its LSN, and ends in a checksum. What is flushed is walked
 //! record by record: nothing lost (each thread's numbers 0, 1, 2, ... all came), misplaced (the LSN told is the LSN it
 //! is at), doubled (a number came again) or torn (checksum). A run that makes no progress for 20 s is wedged.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a program that checks: it fails loudly")]
+
 mod memory;
 
 use llamafs::ring::{FillInfo, Why};
