@@ -73,6 +73,7 @@ impl Watch {
 
     fn write(&self, slot: usize, offset: usize, lsn: u64, len: usize, mark: u64) {
         for i in 0..len {
+            // SAFETY: loom checks that nobody else is at the cell.
             self.cells[slot][offset + i].with_mut(|c| unsafe { *c = (lsn + i as u64) | mark });
         }
     }
@@ -116,6 +117,7 @@ impl Stage for Watch {
     fn flush(&self, fill: FillInfo) {
         // Reads every cell: a race if any writer is still in the filling.
         for i in fill.start..fill.end {
+            // SAFETY: loom checks that no writer is at the cell.
             let got = self.cells[fill.slot][i].with(|c| unsafe { *c });
             assert_eq!(got & !VOID, fill.base_lsn + i as u64, "lost or misplaced");
         }
