@@ -1,5 +1,7 @@
 //! Speed of the flush ring in memory: `cargo bench --bench ring [-- RUNS]`. Each figure is the median of RUNS runs
 //! (5 if not given); sizes and thread counts take turns, so that a noisy minute hits all of them.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a program that checks: it fails loudly")]
+
 mod memory;
 
 use memory::{Ring, ring_of};

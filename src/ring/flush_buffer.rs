@@ -81,6 +81,11 @@ impl Look {
         offset(self.word) > self.limit
     }
 
+    /// Would a claim of `len` bytes have fitted?
+    pub(super) fn fits(&self, len: usize) -> bool {
+        len <= self.limit.saturating_sub(offset(self.word))
+    }
+
     /// LSN behind the last claim.
     pub(super) fn end_lsn(&self) -> u64 {
         self.base_lsn + offset(self.word) as u64
@@ -174,11 +179,11 @@ impl FlushBuffer {
         false
     }
 
-    /// Gives a place in the writer count back. Release: the bytes are seen by the flusher; Acquire: and if that is us,
-    /// everybody else's too.
+    /// Gives a place in the writer count back. Release: the bytes are seen by the flusher, whose Acquire is in
+    /// `begin_flush`.
     #[inline]
     pub(super) fn release(&self) -> BufferMsg {
-        let before = self.state.fetch_sub(WRITER_ONE, Ordering::AcqRel);
+        let before = self.state.fetch_sub(WRITER_ONE, Ordering::Release);
         debug_assert!(writers(before) > 0, "released more often than claimed");
         if before & (WRITER_MASK | SEALED_BIT) == WRITER_ONE | SEALED_BIT {
             BufferMsg::FreeToFlush
@@ -300,7 +305,8 @@ impl FlushBuffer {
         })
     }
 
-    /// Makes the buffer free if it is being flushed for filling `number`; waits for readers. False if it is not.
+    /// Makes the buffer free if it is being flushed for filling `number`. False if it is not. Waits for readers here,
+    /// so that `open`, which holds the rotation lock and has to, finds none that copies.
     pub(super) fn recycle(&self, number: u64) -> bool {
         let _guard = self.guard.write();
         let word = self.state.load(Ordering::Acquire);
@@ -330,6 +336,12 @@ impl FlushBuffer {
         let drained = SEALED_BIT | FLUSH_IN_PROGRESS_BIT;
         // SAFETY: `open` takes the guard for writing, and the caller holds it.
         word & (drained | WRITER_MASK) == drained && self.filling.with(|f| unsafe { (*f).number }) == number
+    }
+
+    /// Less room than the claimers saw: what only a rotation between their two steps does otherwise.
+    #[cfg(test)]
+    pub(super) fn shorten(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
     }
 
     // ---- queries: they change nothing -----------------------------------------------------------------------------

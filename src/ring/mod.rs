@@ -14,7 +14,7 @@
 //! - `stage`: what the ring asks of the store behind it
 //! - `sync`: the primitives, real ones or loom's
 //!
-//! The ring knows nothing of frames or devices. Its promises are the tests of `rules`, its memory orderings are
+//! The ring knows nothing of frames or devices. Its eight promises are tests in `tests/rules.rs`, its memory orderings are
 //! checked by `tests/loom_ring.rs`, its endurance by `benches/ring_stress.rs`.
 #![allow(unsafe_code)]
 
@@ -27,6 +27,9 @@ mod rotation;
 mod stage;
 pub mod state;
 mod sync;
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests;
 
 pub use flush_buffer::{BufferError, BufferMsg, FlushBuffer};
 pub use queries::SlotState;

@@ -63,26 +63,25 @@ impl<S: Stage> FlushBufferRing<S> {
         self.slots.iter().any(|slot| slot.copy_out(lsn, out))
     }
 
-    /// LSN behind the last claim; with no open buffer, of the first byte of the next one.
+    /// LSN behind the last claim; with no open buffer, of the first byte of the next one. Never below a claim that the
+    /// caller knows of.
     pub fn end_lsn(&self) -> u64 {
-        loop {
-            let look = self.current_slot().look();
-            if !look.live() {
-                // CURRENT moved on between the two loads, or is about to.
-                if self.current_slot().look().live() {
-                    continue;
+        // All buffers and not CURRENT alone: a buffer takes claims a moment before it is published as CURRENT.
+        'again: loop {
+            let mut end = 0;
+            for slot in &self.slots {
+                let look = slot.look();
+                if look.live() && look.overtaken() {
+                    // Its end is known in a few instructions of another thread.
+                    sync::yield_now();
+                    continue 'again;
                 }
-                return self.next_lsn.load(Ordering::Acquire);
+                if look.live() {
+                    end = end.max(look.end_lsn());
+                }
             }
-            if look.overtaken() {
-                // Its end is known in a few instructions of another thread.
-                sync::yield_now();
-                continue;
-            }
-            if !Decoded::of(look.word).sealed {
-                return look.end_lsn();
-            }
-            return look.end_lsn().max(self.next_lsn.load(Ordering::Acquire));
+            // Last: whoever recycled what was seen as free had sealed it before, and so moved this past its end.
+            return end.max(self.next_lsn.load(Ordering::Acquire));
         }
     }
 

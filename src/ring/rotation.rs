@@ -133,7 +133,8 @@ impl<S: Stage> FlushBufferRing<S> {
         if len > self.largest {
             return Err(ReserveError::TooLarge);
         }
-        let mut sealed_empty = false;
+        // The filling that was placed for this claim.
+        let mut ours = None;
         loop {
             let mut rotation = self.rotation.lock();
             if rotation.closed {
@@ -152,16 +153,17 @@ impl<S: Stage> FlushBufferRing<S> {
                         self.wait_settled(rotation, slot);
                         continue;
                     }
+                    // What filled it was taken back meanwhile.
+                    if look.fits(len) {
+                        continue;
+                    }
                     if !self.stage.has_room(look.end_lsn(), len) {
                         return Err(ReserveError::NoRoom);
                     }
                     // A filling without claims that is too small is sealed too, so that the next lies elsewhere; but
-                    // if that did not help either, the stage has no place for this length, whatever it said.
-                    if offset(look.word) == look.start {
-                        if sealed_empty {
-                            return Err(ReserveError::NoRoom);
-                        }
-                        sealed_empty = true;
+                    // if it was placed for this very claim, the stage has no place for it, whatever it said.
+                    if offset(look.word) == look.start && ours == Some(look.number) {
+                        return Err(ReserveError::NoRoom);
                     }
                 }
                 // A new filling counts from zero.
@@ -173,6 +175,7 @@ impl<S: Stage> FlushBufferRing<S> {
             }
             match self.seal_locked(&mut rotation, len, Why::Full, true) {
                 Ok(pinned) => {
+                    ours = Some(pinned.1 + 1);
                     drop(rotation);
                     self.release(pinned.0);
                 }
