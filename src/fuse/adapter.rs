@@ -107,7 +107,7 @@ impl fuser::Filesystem for Adapter {
         // Pages of readers are dropped when we say so, not whenever the size has changed: a log only grows, and the
         // one page that goes stale is looked after (fs/tail.rs). Capabilities that change what we would have to
         // serve are not asked for.
-        for wanted in [InitFlags::FUSE_EXPLICIT_INVAL_DATA, InitFlags::FUSE_PARALLEL_DIROPS] {
+        for wanted in [InitFlags::FUSE_PARALLEL_DIROPS] {
             if let Err(missing) = config.add_capabilities(wanted) {
                 log::debug!("this kernel lacks {missing:?}");
             }
