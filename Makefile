@@ -3,8 +3,6 @@ CARGO ?= cargo
 PREFIX ?= /usr/local
 DESTDIR ?=
 LOOM_MODELS := $(wildcard tests/loom_*.rs)
-STRESS := $(wildcard tests/stress_*.rs)
-BENCHES := $(wildcard benches/*.rs)
 
 .PHONY: all demo test lint stress bench loom doc install clean
 
@@ -25,21 +23,16 @@ lint:
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
 
-# The ring under heavy load, 100 runs: longer than CI can wait.
+# The ring under heavy load, 100 runs of 1.6 million appends by 16 threads, in memory and onto a device: longer than
+# CI can wait.
+STRESS_RUNS ?= 100
 stress:
-ifeq ($(strip $(STRESS)),)
-	@echo "stress: no tests/stress_*.rs here"
-else
-	LLAMAFS_STRESS_RUNS=$${LLAMAFS_STRESS_RUNS:-100} $(CARGO) test --release --locked \
-		$(patsubst tests/%.rs,--test %,$(STRESS)) -- --nocapture
-endif
+	$(CARGO) bench --locked --bench ring_stress -- --runs $(STRESS_RUNS)
 
+# Tables on stdout: the ring in memory, the ring onto a file, LogStructuredStore::append.
 bench:
-ifeq ($(strip $(BENCHES)),)
-	@echo "bench: no benches/*.rs here"
-else
-	$(CARGO) bench --locked
-endif
+	$(CARGO) bench --locked --bench ring
+	$(CARGO) bench --locked --bench store
 
 # Model checking of the ring, in a target directory of its own: the flag changes every crate.
 loom:

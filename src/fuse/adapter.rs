@@ -184,7 +184,8 @@ impl fuser::Filesystem for Adapter {
         self.fs.open(ino.0, flags.0, move |result: Result<Opened, Errno>| match result {
             Err(error) => reply.error(errno(error)),
             Ok(opened) => {
-                let mut how = FopenFlags::empty();
+                // Closing has nothing to report: what `write` answered is taken, and `fsync` is its own request.
+                let mut how = FopenFlags::FOPEN_NOFLUSH;
                 how.set(FopenFlags::FOPEN_DIRECT_IO, opened.direct_io);
                 how.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
                 reply.opened(FileHandle(opened.fh), how);

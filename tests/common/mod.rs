@@ -25,8 +25,7 @@ pub struct Image {
 
 impl Image {
     pub fn new(bytes: u64) -> Self {
-        let base =
-            std::env::var_os("LLAMAFS_TEST_DIR").map_or_else(|| env!("CARGO_TARGET_TMPDIR").into(), PathBuf::from);
+        let base = std::env::var_os("LLAMAFS_TEST_DIR").map_or_else(|| env!("CARGO_TARGET_TMPDIR").into(), PathBuf::from);
         let dir = tempfile::Builder::new().prefix("image").tempdir_in(base).unwrap();
         let image = Self { dir };
         backend::format(&image.path(), bytes);
@@ -197,11 +196,23 @@ pub fn eventually(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
 }
 
 mod backend {
+    use llamafs::io::{Access, open as open_device};
+    use llamafs::store::{FormatOptions, StoreOptions};
+
     use super::*;
+
     pub fn format(path: &Path, bytes: u64) {
-        LogStructuredStore::stub_format(path.to_str().unwrap(), bytes);
+        File::create(path).unwrap().set_len(bytes).unwrap();
+        let options = FormatOptions { mode: 0o644, ..FormatOptions::default() };
+        let device = Arc::new(open_device(path, Access::ReadWrite).unwrap());
+        LogStructuredStore::format(device, &options, &mut |_, _| {}).unwrap();
     }
-    pub fn open(path: &Path, _read_only: bool) -> Arc<LogStructuredStore> {
-        LogStructuredStore::stub_open(path.to_str().unwrap())
+
+    pub fn open(path: &Path, read_only: bool) -> Arc<LogStructuredStore> {
+        let access = if read_only { Access::ReadOnlyShared } else { Access::ReadWrite };
+        let options = StoreOptions { read_only, ..StoreOptions::default() };
+        let store = LogStructuredStore::open(Arc::new(open_device(path, access).unwrap()), options).unwrap();
+        store.start();
+        store
     }
 }
