@@ -28,6 +28,7 @@ lint:
 STRESS_RUNS ?= 100
 stress:
 	$(CARGO) bench --locked --bench ring_stress -- --runs $(STRESS_RUNS)
+	$(CARGO) bench --locked --bench store_stress -- --runs $(STRESS_RUNS)
 
 # Tables on stdout: the ring in memory, the ring onto a file, LogStructuredStore::append.
 bench:

@@ -137,8 +137,7 @@ fn main() {
         for size in SIZES {
             for threads in THREADS {
                 let count = (PAYLOAD / (size + 48)).min(MAX_APPENDS) / threads * threads;
-                let mut rates: Vec<f64> =
-                    (0..RUNS).map(|_| count as f64 / run(&path, size, threads, count)).collect();
+                let mut rates: Vec<f64> = (0..RUNS).map(|_| count as f64 / run(&path, size, threads, count)).collect();
                 rates.sort_by(f64::total_cmp);
                 let median = rates[RUNS / 2];
                 let gb = median * size as f64 / 1e9;

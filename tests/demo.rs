@@ -1,7 +1,6 @@
 //! `make demo` does what it says, on this machine.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic, also in its helpers")]
 
-use std::path::Path;
 use std::process::Command;
 
 #[test]

@@ -1,4 +1,5 @@
 //! The life of a mount: errors, unmounting, stopping, the ordinary user's mount.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic, also in its helpers")]
 
 mod common;
 

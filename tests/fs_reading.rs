@@ -1,5 +1,6 @@
 //! Reading over a real mount: what was written is seen at once, through the page cache, mappings and `tail -f`; the
 //! durable writes; the control tree.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic, also in its helpers")]
 
 mod common;
 
@@ -53,13 +54,18 @@ fn readers_at_the_end_never_see_zeros() {
                     while !done.load(Ordering::Acquire) {
                         // From a page behind the end, so that the last page is always among the bytes.
                         let got = reader.read_at(&mut buffer, at.saturating_sub(n * 1000)).unwrap();
-if let Some(z) = buffer[..got].iter().position(|byte| *byte != b'y') {
-    let from = at.saturating_sub(n * 1000);
-    let nz = buffer[z..got].iter().filter(|b| **b == 0).count();
-    let mut again = vec![0; got];
-    reader.read_exact_at(&mut again, from).unwrap();
-    eprintln!("ZEROS reader {n} reads {reads} at {} zeros {nz} of tail {} ; second read ok: {}", from + z as u64, got - z, again.iter().all(|b| *b == b'y'));
-}
+                        if let Some(z) = buffer[..got].iter().position(|byte| *byte != b'y') {
+                            let from = at.saturating_sub(n * 1000);
+                            let nz = buffer[z..got].iter().filter(|b| **b == 0).count();
+                            let mut again = vec![0; got];
+                            reader.read_exact_at(&mut again, from).unwrap();
+                            eprintln!(
+                                "ZEROS reader {n} reads {reads} at {} zeros {nz} of tail {} ; second read ok: {}",
+                                from + z as u64,
+                                got - z,
+                                again.iter().all(|b| *b == b'y')
+                            );
+                        }
                         at = at.saturating_sub(n * 1000) + got as u64;
                         reads += 1;
                     }
@@ -105,9 +111,8 @@ fn a_shared_mapping_of_a_reader_shows_what_is_appended() {
     writer.write_all(&[b'a'; 100]).unwrap();
     let reader = File::open(mount.log()).unwrap();
     // SAFETY: a new mapping of an open file wherever the kernel likes.
-    let place = unsafe {
-        libc::mmap(std::ptr::null_mut(), 8192, libc::PROT_READ, libc::MAP_SHARED, reader.as_raw_fd(), 0)
-    };
+    let place =
+        unsafe { libc::mmap(std::ptr::null_mut(), 8192, libc::PROT_READ, libc::MAP_SHARED, reader.as_raw_fd(), 0) };
     assert_ne!(place, libc::MAP_FAILED);
     // SAFETY: inside the mapping, and below the file's end whenever it is called.
     let at = |n: usize| unsafe { place.cast::<u8>().add(n).read_volatile() };

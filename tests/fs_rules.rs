@@ -1,4 +1,5 @@
 //! The append-only rules over a real mount: one test for each promise.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic, also in its helpers")]
 
 mod common;
 

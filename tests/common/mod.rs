@@ -1,4 +1,5 @@
 //! What the tests over a real mount share: an image, a mount of it in this process, and other users' processes.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic, also in its helpers")]
 #![allow(dead_code, clippy::undocumented_unsafe_blocks)]
 
 use std::fs::{File, OpenOptions};
@@ -25,7 +26,8 @@ pub struct Image {
 
 impl Image {
     pub fn new(bytes: u64) -> Self {
-        let base = std::env::var_os("LLAMAFS_TEST_DIR").map_or_else(|| env!("CARGO_TARGET_TMPDIR").into(), PathBuf::from);
+        let base =
+            std::env::var_os("LLAMAFS_TEST_DIR").map_or_else(|| env!("CARGO_TARGET_TMPDIR").into(), PathBuf::from);
         let dir = tempfile::Builder::new().prefix("image").tempdir_in(base).unwrap();
         let image = Self { dir };
         backend::format(&image.path(), bytes);
