@@ -15,7 +15,7 @@ use super::failure::{Context, Failure};
 
 /// systemd's journal takes lines of text here.
 const JOURNAL: &str = "/run/systemd/journal/stdout";
-/// Said once on each connection: name, unit, priority, "lines begin with <priority>", and three times "don't forward".
+/// Said once on each connection: name, unit, priority, "lines begin with a priority in angle brackets", and three times "don't forward".
 const JOURNAL_HEADER: &[u8] = b"llamafs\n\n6\n1\n0\n0\n0\n";
 
 /// Logs to stderr.

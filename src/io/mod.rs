@@ -1,6 +1,6 @@
 //! QuikIO, the `Device` trait and what stands behind it.
 //!
-//! [`open`] gives a [`UringDevice`] for a block device or a file; [`SimDevice`] is a disk in memory that loses power
+//! [`fn@open`] gives a [`UringDevice`] for a block device or a file; [`SimDevice`] is a disk in memory that loses power
 //! on demand. [`QuikIO`] drives either: it alone takes completions, continues short transfers, orders overlapping
 //! writes and remembers the first failure.
 #![allow(unsafe_code)]
