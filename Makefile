@@ -40,7 +40,7 @@ loom:
 ifeq ($(strip $(LOOM_MODELS)),)
 	@echo "loom: no tests/loom_*.rs here"
 else
-	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom $(CARGO) test --release --locked \
+	RUSTFLAGS="--cfg loom -C debug-assertions" CARGO_TARGET_DIR=target/loom $(CARGO) test --release --locked \
 		$(patsubst tests/%.rs,--test %,$(LOOM_MODELS))
 endif
 

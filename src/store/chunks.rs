@@ -28,10 +28,11 @@ pub struct Chunk {
 }
 
 impl Chunk {
-    /// The bytes from `lsn` to the end of the checked frames.
+    /// The bytes from `lsn` to the end of the checked frames. A last VOID or PADD may reach beyond what was read.
     pub fn from(&self, lsn: Lsn) -> &[u8] {
-        let range = (lsn - self.base) as usize..(self.lsns.end - self.base) as usize;
-        self.buffer.as_slice().get(range).unwrap_or(&[])
+        let bytes = self.buffer.as_slice();
+        let end = bytes.len().min((self.lsns.end - self.base) as usize);
+        bytes.get((lsn - self.base) as usize..end).unwrap_or(&[])
     }
 }
 

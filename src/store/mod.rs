@@ -8,7 +8,7 @@
 //! - `superblocks`, `checkpoints`: what they read and write besides the log
 //! - `catalog`, `index`, `segments`, `geometry`: what a running store knows
 //! - `append`, `placing`, `flusher`, `commit`, `keeper`: from an append to stable media
-//! - `read`, `walk`, `chunks`: back again
+//! - `read`, `reads`, `walk`, `chunks`: back again
 //! - `close`, `stats`: the end, and figures
 //! - `inspect`: offline, read-only
 
@@ -29,6 +29,7 @@ mod keeper;
 mod open;
 mod placing;
 mod read;
+mod reads;
 mod recovery;
 mod replay;
 mod scan;
@@ -76,6 +77,7 @@ pub struct LogStructuredStore {
     deferred_count: AtomicUsize,
     keeper: keeper::Keeper,
     chunks: chunks::ChunkCache,
+    reads: reads::Reads,
     checkpointing: Mutex<Checkpointing>,
     recovery: RecoveryReport,
     options: StoreOptions,

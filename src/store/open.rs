@@ -116,6 +116,7 @@ impl LogStructuredStore {
             deferred_count: AtomicUsize::new(0),
             keeper: Keeper::new(options.flush_ms),
             chunks: ChunkCache::default(),
+            reads: super::reads::Reads::default(),
             checkpointing: Mutex::new(Checkpointing {
                 generation: checkpoint_generation,
                 recovery_lsn: recovered.from,

@@ -156,7 +156,7 @@ impl LogStructuredStore {
     }
 
     /// Read from the device what lies at the job's LSN, and go on with the job when it is there.
-    fn ask_device(&self, mut job: Job) {
+    fn ask_device(&self, job: Job) {
         let segment_end = self.shape.segment_end(job.lsn);
         let base = self.shape.block_down(job.lsn);
         let wanted = if job.sequential { CHUNK } else { job.end - job.offset + SLACK };
@@ -168,29 +168,35 @@ impl LogStructuredStore {
             let lost = job.lost("its segment is gone");
             return job.finish(Err(StoreError::Io(lost)));
         };
+        let Some((number, mut job)) = self.reads.launch(job, base..end) else { return };
         let len = (end - base) as usize;
         let Ok(buffer) = self.io.buffer(len) else {
-            return job.finish(Err(StoreError::Io("out of memory".to_owned())));
+            job.finish(Err(StoreError::Io("out of memory".to_owned())));
+            return self.landed(number);
         };
         let me = self.me.clone();
-        self.io.read(
-            buffer,
-            len,
-            offset,
-            Box::new(move |result: Result<Buffer, IoError>| {
-                let Some(store) = me.upgrade() else { return job.finish(Err(StoreError::Closed)) };
-                match result {
-                    Err(error) => job.finish(Err(StoreError::Io(error.to_string()))),
-                    Ok(buffer) => {
-                        let until = end.min(written.max(job.lsn));
-                        match store.check_chunk(&mut job, buffer, base, until) {
-                            Next::Finish(result) => job.finish(result),
-                            Next::Again => store.drive(job),
-                        }
-                    }
-                }
-            }),
-        );
+        let done = move |result: Result<Buffer, IoError>| {
+            let Some(store) = me.upgrade() else { return job.finish(Err(StoreError::Closed)) };
+            let until = end.min(written.max(job.lsn));
+            let next = match result {
+                Err(error) => Next::Finish(Err(StoreError::Io(error.to_string()))),
+                Ok(buffer) => store.check_chunk(&mut job, buffer, base, until),
+            };
+            // The others first: what they wait for is in the cache now.
+            store.landed(number);
+            match next {
+                Next::Finish(result) => job.finish(result),
+                Next::Again => store.drive(job),
+            }
+        };
+        self.io.read(buffer, len, offset, Box::new(done));
+    }
+
+    /// A read of the device is over: who waited for it, or for its place, goes on.
+    fn landed(&self, number: u64) {
+        for job in self.reads.land(number) {
+            self.drive(job);
+        }
     }
 
     /// Bytes of the raw device, wherever they start: what `hexdump` of the device shows.

@@ -1,0 +1,67 @@
+//! Reads of the device that are under way for readers of logs: who waits for which, and how many there may be.
+//!
+//! The kernel's readahead asks for many small pieces of one large frame at once. Each piece would have the whole frame
+//! read and checked; here one read is made and the others wait for its chunk. The number of reads bounds their memory.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use parking_lot::Mutex;
+
+use super::read::Job;
+use crate::format::Lsn;
+
+/// Reads under way at one time, each of at most a chunk and one largest frame.
+const MAX_READS: usize = 4;
+
+struct Flying {
+    number: u64,
+    lsns: Range<Lsn>,
+    waiting: Vec<Job>,
+}
+
+#[derive(Default)]
+struct State {
+    next: u64,
+    flying: Vec<Flying>,
+    queued: VecDeque<Job>,
+}
+
+/// The reads under way.
+#[derive(Default)]
+pub struct Reads {
+    state: Mutex<State>,
+}
+
+impl Reads {
+    /// A job wants `lsns` from the device. The number of its read, or nothing: it waits, and comes back from `land`.
+    pub fn launch(&self, job: Job, lsns: Range<Lsn>) -> Option<(u64, Job)> {
+        let mut state = self.state.lock();
+        // A frame that is longer than what was read makes its job ask for more than is on its way.
+        let covering =
+            state.flying.iter_mut().find(|read| read.lsns.contains(&job.lsn) && read.lsns.end - job.lsn >= job.need);
+        if let Some(read) = covering {
+            read.waiting.push(job);
+            return None;
+        }
+        if state.flying.len() >= MAX_READS {
+            state.queued.push_back(job);
+            return None;
+        }
+        let number = state.next;
+        state.next += 1;
+        state.flying.push(Flying { number, lsns, waiting: Vec::new() });
+        Some((number, job))
+    }
+
+    /// Read `number` has landed and its chunk is kept: the jobs that can go on.
+    pub fn land(&self, number: u64) -> Vec<Job> {
+        let mut state = self.state.lock();
+        let at = state.flying.iter().position(|read| read.number == number);
+        let mut jobs = at.map(|at| state.flying.swap_remove(at).waiting).unwrap_or_default();
+        let room = MAX_READS.saturating_sub(state.flying.len());
+        let queued = room.min(state.queued.len());
+        jobs.extend(state.queued.drain(..queued));
+        jobs
+    }
+}
