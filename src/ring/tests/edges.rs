@@ -201,7 +201,7 @@ fn closing_wakes_those_who_wait_for_room() {
     ring.append(&[1; 64]).unwrap();
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| ring.append(&[1; 64]));
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        pause(Duration::from_millis(20));
         ring.close();
         assert_eq!(waiting.join().unwrap(), Err(ReserveError::Closed));
     });

@@ -2,7 +2,6 @@
 use super::super::flush_buffer::FlushBuffer;
 use super::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
 
 /// Runs `f(0)`, .. `f(threads - 1)` at once and gives what they gave.
 fn together<R: Send>(threads: usize, f: impl Fn(usize) -> R + Sync) -> Vec<R> {
@@ -130,7 +129,7 @@ fn rule_3_one_flush_per_filling_never_beside_a_writer_never_wiped_early() {
         let device = scope.spawn(|| {
             while !done.load(Ordering::Acquire) || !books.waiting.lock().unwrap().is_empty() {
                 let Some(fill) = books.waiting.lock().unwrap().pop() else {
-                    std::thread::sleep(Duration::from_micros(50));
+                    pause(Duration::from_micros(50));
                     continue;
                 };
                 // Until it is recycled the filling stays what was flushed.
@@ -211,7 +210,7 @@ fn rule_6_a_full_ring_blocks_the_appender_without_spinning_and_wakes_it() {
         }
         // Two fit; four wait. One more gets through with each flush that is complete.
         for through in [2, 3, 4, 5, 6] {
-            std::thread::sleep(Duration::from_millis(50));
+            pause(Duration::from_millis(50));
             assert_eq!(done.load(Ordering::Relaxed), through);
             books.recycle_oldest(&ring);
         }

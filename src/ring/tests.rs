@@ -6,6 +6,7 @@ use super::*;
 use crate::io::buffer::{Buffer, SharedBuffer};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::Duration;
 
 type Ring = FlushBufferRing<Books>;
 
@@ -128,4 +129,9 @@ impl Stage for Books {
 
 fn words(ring: &Ring) -> Vec<u64> {
     ring.states().iter().map(|s| s.word).collect()
+}
+
+/// Gives other threads the time to do what they should not.
+fn pause(time: Duration) {
+    std::thread::sleep(time);
 }
