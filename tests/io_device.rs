@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic, also in its helpers")]
 
 use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -236,6 +237,43 @@ fn it_can_be_opened_again_as_soon_as_it_was_closed() {
             io.write_all_now(filled(&io, 65536, n), 0..65536, 0, true).unwrap();
             drop(io);
             assert!(start.elapsed() < Duration::from_secs(5), "no waiting for the lock");
+        }
+    }
+}
+
+#[test]
+fn it_can_be_opened_again_as_soon_as_its_owner_was_killed() {
+    // The kernel takes the ring of a killed process down in its own time. This test is that process, too.
+    if let Some(path) = std::env::var_os("LLAMAFS_TEST_HOLD") {
+        let io = QuikIO::new(Arc::new(open(Path::new(&path), Access::ReadWrite).unwrap()), &[]).unwrap();
+        io.start();
+        println!("holding");
+        for n in 0u64.. {
+            io.write(filled(&io, MIB, 1), 0..MIB, n % 64 * MIB as u64, n % 8 == 0, Box::new(|_| {}));
+            while io.counters().in_flight > 32 {
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let device = Loop::new(64 * MIB as u64, &[]);
+    for path in [device.path.clone(), store_file(dir.path(), 64 * MIB as u64)] {
+        for _ in 0..5 {
+            let mut child = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "it_can_be_opened_again_as_soon_as_its_owner_was_killed", "--nocapture"])
+                .env("LLAMAFS_TEST_HOLD", &path)
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+            let held = lines.map_while(Result::ok).any(|line| line.contains("holding"));
+            let child = Running(child);
+            assert!(held, "the other process has it");
+            thread::sleep(Duration::from_millis(30));
+            let text = refused(&path, Access::ReadWrite).to_string();
+            assert!(text.contains(&format!("(process {}) has it open", child.0.id())), "{text}");
+            drop(child);
+            drop(open(&path, Access::ReadWrite).unwrap());
         }
     }
 }

@@ -4,11 +4,12 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::os::fd::RawFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The identity of a file or device, as `stat` gives it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Identity {
     /// Device of the file system that the name lies in.
     pub(super) dev: u64,
@@ -16,15 +17,35 @@ pub(super) struct Identity {
     pub(super) ino: u64,
     /// The device itself, if it is one.
     pub(super) rdev: Option<u64>,
+    /// Its name with no link in it.
+    pub(super) name: PathBuf,
 }
 
-/// One clause that says who has it, such as `llamafs (process 4711) has it open`.
-pub(super) fn describe(id: Identity) -> String {
-    id.rdev
-        .and_then(used_by_kernel)
-        .or_else(|| locker(&fs::read_to_string("/proc/locks").unwrap_or_default(), id).and_then(process))
-        .or_else(|| opener(id).and_then(process))
-        .unwrap_or_else(|| "another process has it open (try `fuser -v`)".to_string())
+/// Who has it.
+#[derive(Debug)]
+pub(super) struct Holder {
+    /// One clause, such as `llamafs (process 4711) has it open`.
+    pub(super) text: String,
+    /// It may let go in a moment: the kernel takes down the rings of a process after its death, and udev looks at
+    /// every device that changes.
+    pub(super) passing: bool,
+}
+
+/// Who has it; `own` is the caller's descriptor of it, which does not count.
+pub(super) fn find(id: &Identity, own: Option<RawFd>) -> Holder {
+    if let Some(text) = id.rdev.and_then(used_by_kernel) {
+        return Holder { text, passing: false };
+    }
+    let me = std::process::id();
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    let named = locker(&locks, id).filter(|&pid| pid != me).and_then(process).or_else(|| opener(id).and_then(process));
+    if let Some((name, text)) = named {
+        return Holder { text, passing: name.contains("udev") };
+    }
+    if has_open(me, id, own) {
+        return Holder { text: format!("this process ({me}) has it open already"), passing: false };
+    }
+    Holder { text: "another process has it open (try `fuser -v`)".to_string(), passing: true }
 }
 
 /// Mounted, swapped to, or under another block device; a partition in use makes its disk busy.
@@ -122,7 +143,7 @@ fn unescape(text: &str) -> String {
 }
 
 /// The process that /proc/locks names as holder of a lock on the file.
-fn locker(locks: &str, id: Identity) -> Option<u32> {
+fn locker(locks: &str, id: &Identity) -> Option<u32> {
     let mut name = String::new();
     write!(name, "{:02x}:{:02x}:{}", libc::major(id.dev), libc::minor(id.dev), id.ino).ok()?;
     locks.lines().find_map(|line| {
@@ -136,25 +157,27 @@ fn locker(locks: &str, id: Identity) -> Option<u32> {
 }
 
 /// Another process that has it open; only root sees those of all users.
-fn opener(id: Identity) -> Option<u32> {
+fn opener(id: &Identity) -> Option<u32> {
     let me = std::process::id();
-    entries("/proc").filter_map(|name| name.parse::<u32>().ok()).filter(|&pid| pid != me).find(|pid| {
-        let dir = format!("/proc/{pid}/fd");
-        entries(&dir).any(|fd| {
-            fs::metadata(format!("{dir}/{fd}")).is_ok_and(|meta| match id.rdev {
-                Some(rdev) => meta.mode() & libc::S_IFMT == libc::S_IFBLK && meta.rdev() == rdev,
-                None => meta.dev() == id.dev && meta.ino() == id.ino,
-            })
-        })
-    })
+    let mut all = entries("/proc").filter_map(|name| name.parse::<u32>().ok());
+    all.find(|&pid| pid != me && has_open(pid, id, None))
 }
 
-fn process(pid: u32) -> Option<String> {
-    if pid == std::process::id() {
-        return Some(format!("this process ({pid}) has it open already"));
-    }
-    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-    Some(format!("{} (process {pid}) has it open", name.trim()))
+/// By the names of what it has open. Nothing is looked up by those names: that could wait for ever for a file system
+/// whose server is stuck.
+fn has_open(pid: u32, id: &Identity, except: Option<RawFd>) -> bool {
+    let dir = format!("/proc/{pid}/fd");
+    let except = except.map(|fd| fd.to_string());
+    entries(&dir)
+        .filter(|fd| except.as_ref() != Some(fd))
+        .any(|fd| fs::read_link(format!("{dir}/{fd}")).is_ok_and(|name| name == id.name))
+}
+
+/// Its name, and a clause about it.
+fn process(pid: u32) -> Option<(String, String)> {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim().to_string();
+    let text = format!("{name} (process {pid}) has it open");
+    Some((name, text))
 }
 
 #[cfg(test)]
@@ -189,15 +212,15 @@ mod tests {
 2: FLOCK  ADVISORY  WRITE 4711 fe:00:1234 0 EOF
 3: POSIX  ADVISORY  READ 9 fe:00:99 0 EOF
 ";
-        let id = |ino| Identity { dev: libc::makedev(0xfe, 0), ino, rdev: None };
-        assert_eq!(locker(locks, id(1234)), Some(4711));
-        assert_eq!(locker(locks, id(1)), None);
+        let id = |ino| Identity { dev: libc::makedev(0xfe, 0), ino, rdev: None, name: PathBuf::new() };
+        assert_eq!(locker(locks, &id(1234)), Some(4711));
+        assert_eq!(locker(locks, &id(1)), None);
     }
 
     #[test]
     fn damaged_input_is_no_answer() {
-        let id = Identity { dev: 1, ino: 1, rdev: None };
-        assert_eq!(locker("x\n\n: : :", id), None);
+        let id = Identity { dev: 1, ino: 1, rdev: None, name: PathBuf::new() };
+        assert_eq!(locker("x\n\n: : :", &id), None);
         assert_eq!(mount_of("\n- - -\n", 1), None);
         assert_eq!(unescape("a\\04"), "a\\04");
         assert_eq!(unescape("\\999"), "\\999");

@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,10 +15,10 @@ use super::holder::{self, Identity};
 use super::uring::UringDevice;
 use super::{geometry, uring};
 
-/// How often a lock on a block device is tried: udev locks a device for a moment when it looks at it.
-const LOCK_TRIES: u32 = 50;
+/// How often it is tried again while whoever has it is about to let go.
+const TRIES: u32 = 100;
 /// Between two tries.
-const LOCK_PAUSE: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// What for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,10 +124,18 @@ impl OpenError {
 /// Open a block device, or a file that stands in for one.
 pub fn open(path: &Path, access: Access) -> Result<UringDevice, OpenError> {
     let target = Target::look_at(path, access)?;
-    let file = target.open_file()?;
-    target.lock(&file)?;
+    let file = target.patiently(None, || target.open_file())?;
+    target.patiently(Some(file.as_raw_fd()), || target.lock(&file))?;
     let geometry = target.geometry(&file)?;
     uring::UringDevice::new(file, path, geometry).map_err(|reason| OpenError::NoUring { path: path.to_owned(), reason })
+}
+
+/// One try failed.
+enum Refused {
+    /// Somebody has it.
+    Busy,
+    /// And trying again is of no use.
+    Because(OpenError),
 }
 
 /// What the path names.
@@ -156,8 +164,9 @@ impl<'a> Target<'a> {
         } else if kind.is_socket() {
             return wrong("a socket");
         }
+        let name = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         let rdev = kind.is_block_device().then_some(meta.rdev());
-        Ok(Target { path, access, id: Identity { dev: meta.dev(), ino: meta.ino(), rdev } })
+        Ok(Target { path, access, id: Identity { dev: meta.dev(), ino: meta.ino(), rdev, name } })
     }
 
     fn writes(&self) -> bool {
@@ -172,8 +181,23 @@ impl<'a> Target<'a> {
         OpenError::Other { path: self.path.to_owned(), action, source }
     }
 
-    fn busy(&self) -> OpenError {
-        OpenError::Busy { path: self.path.to_owned(), holder: holder::describe(self.id) }
+    /// Try, and while it is busy with somebody who is about to let go, try again.
+    fn patiently<T>(&self, own: Option<RawFd>, attempt: impl Fn() -> Result<T, Refused>) -> Result<T, OpenError> {
+        let mut tries = 0;
+        loop {
+            match attempt() {
+                Ok(done) => return Ok(done),
+                Err(Refused::Because(error)) => return Err(error),
+                Err(Refused::Busy) => {
+                    tries += 1;
+                    let holder = holder::find(&self.id, own);
+                    if !holder.passing || tries == TRIES {
+                        return Err(OpenError::Busy { path: self.path.to_owned(), holder: holder.text });
+                    }
+                    std::thread::sleep(PAUSE);
+                }
+            }
+        }
     }
 
     fn read_only(&self) -> OpenError {
@@ -187,16 +211,15 @@ impl<'a> Target<'a> {
         OpenError::NoDirectIo { path: self.path.to_owned(), fs }
     }
 
-    fn open_file(&self) -> Result<File, OpenError> {
+    fn open_file(&self) -> Result<File, Refused> {
         let exclusive = if self.writes() && self.is_block() { libc::O_EXCL } else { 0 };
         let opened = OpenOptions::new()
             .read(true)
             .write(self.writes())
             .custom_flags(libc::O_DIRECT | libc::O_CLOEXEC | exclusive)
             .open(self.path);
-        let file = opened.map_err(|error| match error.raw_os_error() {
+        let because = |error: io::Error| match error.raw_os_error() {
             Some(libc::ENOENT) => OpenError::NotFound(self.path.to_owned()),
-            Some(libc::EBUSY | libc::ETXTBSY) => self.busy(),
             Some(libc::EINVAL) => self.no_direct_io(),
             Some(libc::EROFS) => self.read_only(),
             // A write-protected device answers EACCES to root, too.
@@ -206,10 +229,14 @@ impl<'a> Target<'a> {
                 OpenError::NoPermission { path: self.path.to_owned(), action }
             }
             _ => self.other("open it", error),
+        };
+        let file = opened.map_err(|error| match error.raw_os_error() {
+            Some(libc::EBUSY | libc::ETXTBSY) => Refused::Busy,
+            _ => Refused::Because(because(error)),
         })?;
         // Opening a write-protected loop device for writing succeeds, and only writing fails.
         if self.writes() && self.is_block() && geometry::is_read_only(&file).unwrap_or(false) {
-            return Err(self.read_only());
+            return Err(Refused::Because(self.read_only()));
         }
         Ok(file)
     }
@@ -218,27 +245,21 @@ impl<'a> Target<'a> {
         self.is_block() && File::open(self.path).and_then(|device| geometry::is_read_only(&device)).unwrap_or(false)
     }
 
-    fn lock(&self, file: &File) -> Result<(), OpenError> {
+    fn lock(&self, file: &File) -> Result<(), Refused> {
         let kind = match self.access {
             Access::ReadOnlyUnlocked => return Ok(()),
             Access::ReadOnlyShared => libc::LOCK_SH,
             Access::ReadWrite => libc::LOCK_EX,
         };
-        let tries = if self.is_block() { LOCK_TRIES } else { 1 };
-        for attempt in 1..=tries {
-            // SAFETY: flock takes no memory.
-            if unsafe { libc::flock(file.as_raw_fd(), kind | libc::LOCK_NB) } == 0 {
-                return Ok(());
-            }
-            let error = io::Error::last_os_error();
-            match error.raw_os_error() {
-                Some(libc::EWOULDBLOCK) if attempt < tries => std::thread::sleep(LOCK_PAUSE),
-                Some(libc::EWOULDBLOCK) => return Err(self.busy()),
-                Some(libc::EINTR) => {}
-                _ => return Err(self.other("lock it", error)),
-            }
+        // SAFETY: flock takes no memory.
+        if unsafe { libc::flock(file.as_raw_fd(), kind | libc::LOCK_NB) } == 0 {
+            return Ok(());
         }
-        Err(self.busy())
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::EWOULDBLOCK | libc::EINTR) => Err(Refused::Busy),
+            _ => Err(Refused::Because(self.other("lock it", error))),
+        }
     }
 
     fn geometry(&self, file: &File) -> Result<Geometry, OpenError> {

@@ -7,6 +7,7 @@
 
 mod error;
 mod overlap;
+mod owner;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -15,12 +16,13 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle, ThreadId};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
 pub use self::error::{IoCounters, IoError};
+use self::owner::{Ownership, Turn};
 use self::state::{Core, Finished, Outcome, Work};
 use super::buffer::{Buffer, BufferAllocError, SharedBuffer};
 use super::device::{Completion, Device, Geometry};
@@ -45,10 +47,7 @@ struct Inner {
     /// Buffers that the device knows by number, by address.
     registered: Vec<(usize, u16)>,
     core: Mutex<Core>,
-    /// Who takes completions: at most one thread at a time.
-    owner: Mutex<Option<ThreadId>>,
-    /// The owner changed, or a blocking call was answered.
-    changed: Condvar,
+    owner: Ownership,
 }
 
 impl QuikIO {
@@ -74,8 +73,7 @@ impl QuikIO {
             }
         }
         let core = Mutex::new(Core::new(geometry, device.depth()));
-        let inner =
-            Inner { device, geometry, registered: index, core, owner: Mutex::new(None), changed: Condvar::new() };
+        let inner = Inner { device, geometry, registered: index, core, owner: Ownership::default() };
         Ok(Arc::new(QuikIO { inner: Arc::new(inner), thread: Mutex::new(None) }))
     }
 
@@ -116,21 +114,11 @@ impl QuikIO {
     /// Take completions and run callbacks; with `wait`, sleep until there is one (if anything is under way). Returns
     /// the number of callbacks. For the single owner: while the completion thread runs this does nothing.
     pub fn poll(&self, wait: bool) -> usize {
-        let me = thread::current().id();
-        {
-            let mut owner = self.inner.owner.lock();
-            match *owner {
-                Some(other) if other != me => return 0,
-                Some(_) => {
-                    drop(owner);
-                    return self.inner.poll_if_any(wait);
-                }
-                None => *owner = Some(me),
-            }
+        match self.inner.owner.turn() {
+            Turn::Others => 0,
+            // Held while this runs: the tenure ends with the match.
+            Turn::Mine(_) | Turn::AlreadyMine => self.inner.poll_if_any(wait),
         }
-        let ran = self.inner.poll_if_any(wait);
-        self.inner.give_up_ownership();
-        ran
     }
 
     /// Start the completion thread; once is enough.
@@ -139,11 +127,13 @@ impl QuikIO {
         if handle.is_some() {
             return;
         }
+        self.inner.owner.set_threaded(true);
         let inner = self.inner.clone();
         match thread::Builder::new().name("quikio".into()).spawn(move || inner.own_until_closed()) {
             Ok(started) => *handle = Some(started),
             Err(error) => {
                 log::error!("can't start the completion thread: {error}");
+                self.inner.owner.set_threaded(false);
                 let mut out = Outcome::default();
                 let errno = error.raw_os_error().unwrap_or(libc::EAGAIN);
                 self.inner.core.lock().abandon(errno, &mut out);
@@ -210,9 +200,7 @@ impl QuikIO {
         let (filler, inner) = (slot.clone(), self.inner.clone());
         start(Box::new(move |result| {
             *filler.lock() = Some(result);
-            // Under the owner's lock, so that a waiter that just looked is already waiting.
-            let _owner = inner.owner.lock();
-            inner.changed.notify_all();
+            inner.owner.answered();
         }));
         self.inner.help_until(|| slot.lock().is_some());
         let result = slot.lock().take();
@@ -312,49 +300,20 @@ impl Inner {
 
     /// The completion thread.
     fn own_until_closed(&self) {
-        {
-            let mut owner = self.owner.lock();
-            while owner.is_some() {
-                self.changed.wait(&mut owner);
-            }
-            *owner = Some(thread::current().id());
-        }
+        let _tenure = self.owner.thread_tenure();
         while !self.core.lock().over() {
             // A callback that panics is a fault of its owner; the others still have to be answered.
             if catch_unwind(AssertUnwindSafe(|| self.poll(true))).is_err() {
                 log::error!("{}: a completion's callback panicked", self.device.describe());
             }
         }
-        self.give_up_ownership();
-    }
-
-    fn give_up_ownership(&self) {
-        *self.owner.lock() = None;
-        self.changed.notify_all();
     }
 
     /// Sleep until `finished`, or take completions as long as nobody else does.
     fn help_until(&self, finished: impl Fn() -> bool) {
-        let me = thread::current().id();
-        loop {
-            let mut owner = self.owner.lock();
-            if finished() {
-                return;
-            }
-            match *owner {
-                Some(other) if other == me => {
-                    // A callback waits for something: it is the owner itself that has to go on.
-                    drop(owner);
-                    self.poll(true);
-                }
-                Some(_) => self.changed.wait(&mut owner),
-                None => {
-                    *owner = Some(me);
-                    drop(owner);
-                    self.poll(true);
-                    self.give_up_ownership();
-                }
-            }
+        // A callback that waits for something finds itself the owner, and goes on taking completions.
+        while let Some(_turn) = self.owner.wait(&finished) {
+            self.poll(true);
         }
     }
 }

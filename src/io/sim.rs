@@ -5,6 +5,7 @@
 //! as it may be found after a power failure: stable sectors, and any part of what was not stable, torn between
 //! sectors of 512 bytes. Driven by one thread, nothing depends on time or scheduling.
 
+mod chance;
 mod pages;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ use std::ops::Range;
 
 use parking_lot::{Condvar, Mutex};
 
+use self::chance::{Kept, Rng, scatter};
 use self::pages::{Pages, pieces};
 use super::buffer::SharedBuffer;
 use super::device::{Completion, Device, Geometry, Request, SubmitError};
@@ -364,62 +366,6 @@ impl Sim {
                 *dirty.entry(page).or_insert(0) |= mask;
             });
         }
-    }
-}
-
-/// How much of what is not stable a power failure spares: none, few, half, most, or all of the sectors.
-#[derive(Clone, Copy)]
-struct Kept(u64);
-
-impl Kept {
-    fn choose(rng: &mut Rng) -> Kept {
-        Kept(rng.below(5))
-    }
-
-    /// The sectors of one page that are spared.
-    fn sectors(self, rng: &mut Rng) -> u8 {
-        let (a, b, c) = (rng.next() as u8, rng.next() as u8, rng.next() as u8);
-        match self.0 {
-            0 => 0,
-            1 => a & b & c,
-            2 => a,
-            3 => a | b | c,
-            _ => u8::MAX,
-        }
-    }
-}
-
-/// Write some of the sectors of `bytes`, and say which.
-fn scatter(pages: &mut Pages, offset: u64, bytes: &[u8], rng: &mut Rng, kept: Kept, mut wrote: impl FnMut(usize, u8)) {
-    let mut mask = 0;
-    let mut page = usize::MAX;
-    for (index, chunk) in bytes.chunks(512).enumerate() {
-        for piece in pieces(offset + 512 * index as u64, chunk.len()) {
-            if piece.page != page {
-                (page, mask) = (piece.page, kept.sectors(rng));
-            }
-            if mask & piece.sectors() != 0 {
-                pages.write(piece, chunk.get(piece.at..piece.at + piece.len).unwrap_or_default());
-                wrote(piece.page, piece.sectors());
-            }
-        }
-    }
-}
-
-/// SplitMix64: small, good enough, and the same everywhere.
-struct Rng(u64);
-
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n.max(1)
     }
 }
 

@@ -267,6 +267,9 @@ impl Drop for UringDevice {
         if let Err(error) = self.ring.submitter().unregister_files() {
             log::warn!("{}: io_uring does not let go of the file: {error}", self.describe());
         }
+        // A request that has just completed may hold the file a moment longer; the lock need not last as long.
+        // SAFETY: flock takes no memory.
+        unsafe { libc::flock(self.file.as_raw_fd(), libc::LOCK_UN) };
     }
 }
 

@@ -503,6 +503,18 @@ fn a_panicking_callback_keeps_nobody_waiting() {
     io.close();
 }
 
+#[test]
+fn a_panicking_callback_gives_the_turn_back() {
+    let disk = disk(1);
+    let io = quikio(&disk);
+    io.write(filled(512, 1), 0..512, 0, false, Box::new(|_| panic!("this panic is part of the test")));
+    let polling = io.clone();
+    assert!(thread::spawn(move || polling.poll(true)).join().is_err());
+    io.write_all_now(filled(512, 2), 0..512, 0, false).unwrap();
+    io.start();
+    io.read_now(empty(512), 512, 0).unwrap();
+}
+
 /// A device that refuses: submission, or the taking of completions, or the registration.
 struct Broken {
     submit: bool,
