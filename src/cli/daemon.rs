@@ -33,6 +33,7 @@ pub struct What<'a> {
 
 /// Serves until the unmount. `mounted` is called once, when the mount is in place.
 pub fn run(what: What<'_>, mounted: &mut dyn FnMut() -> Result<(), Failure>) -> Outcome {
+    crate::io::give_large_allocations_back();
     let mountpoint = check_mountpoint(what.mountpoint)?;
     // From here on a signal ends the daemon in order, also in the middle of the opening.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("can't take signals")?;

@@ -9,6 +9,7 @@ pub mod buffer;
 mod device;
 mod geometry;
 mod holder;
+mod memory;
 mod open;
 mod quikio;
 mod sim;
@@ -16,6 +17,7 @@ mod uring;
 
 pub use buffer::{Buffer, BufferAllocError, FOUR_KB_BLOCK, ONE_MEGABYTE_BLOCK, SharedBuffer};
 pub use device::{Completion, Device, Geometry, Request, SubmitError};
+pub use memory::give_large_allocations_back;
 pub use open::{Access, OpenError, open};
 pub use quikio::{IoCounters, IoError, QuikIO, ReadDone, WriteDone};
 pub use sim::{SimDevice, SimFault, SimOp, SimOps};
