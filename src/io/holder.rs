@@ -38,9 +38,9 @@ pub(super) fn find(id: &Identity, own: Option<RawFd>) -> Holder {
     }
     let me = std::process::id();
     let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
-    let named = locker(&locks, id).filter(|&pid| pid != me).and_then(process).or_else(|| opener(id).and_then(process));
-    if let Some((name, text)) = named {
-        return Holder { text, passing: name.contains("udev") };
+    let pid = locker(&locks, id).filter(|&pid| pid != me).or_else(|| opener(id));
+    if let Some((pid, (name, text))) = pid.and_then(|pid| Some((pid, process(pid)?))) {
+        return Holder { text, passing: name.contains("udev") || dying(pid) };
     }
     if has_open(me, id, own) {
         return Holder { text: format!("this process ({me}) has it open already"), passing: false };
@@ -180,6 +180,21 @@ fn process(pid: u32) -> Option<(String, String)> {
     Some((name, text))
 }
 
+/// The process is being taken down: SIGKILL has reached it, or its first thread is gone already.
+fn dying(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    is_dying(&status)
+}
+
+/// The same of the text of `/proc/PID/status`, see proc_pid_status(5).
+fn is_dying(status: &str) -> bool {
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let gone = field("State:").is_none_or(|state| state.starts_with(['Z', 'X']));
+    let kill = 1u64 << (libc::SIGKILL - 1);
+    let pending = ["SigPnd:", "ShdPnd:"].into_iter().filter_map(field);
+    gone || pending.filter_map(|mask| u64::from_str_radix(mask, 16).ok()).any(|mask| mask & kill != 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -203,6 +218,18 @@ mod tests {
         assert_eq!(fs("/mnt/with blank/f", 0, 40).unwrap(), "ramfs");
         assert_eq!(fs("/mnt/loop/f", 0, 99).unwrap(), "xfs", "a device number of its own");
         assert_eq!(fs("/srv/f", 254, 0).unwrap(), "ext4");
+    }
+
+    #[test]
+    fn a_killed_process_is_told_from_a_living_one() {
+        let status = |state: &str, pending: &str| {
+            format!("Name:\tllamafs\nState:\t{state}\nSigPnd:\t0000000000000000\nShdPnd:\t{pending}\n")
+        };
+        assert!(!is_dying(&status("S (sleeping)", "0000000000000000")));
+        assert!(!is_dying(&status("R (running)", "0000000000004000")), "SIGTERM is answered in order");
+        assert!(is_dying(&status("D (disk sleep)", "0000000000000100")));
+        assert!(is_dying(&status("Z (zombie)", "0000000000000000")));
+        assert!(is_dying(""), "gone while we looked");
     }
 
     #[test]
