@@ -39,7 +39,10 @@ impl LlamaFs {
         let certain = end.min(visible).saturating_sub(read.offset);
         let done = move |result: Result<Vec<u8>, StoreError>| {
             reply.send(match result {
-                Ok(data) if (data.len() as u64) < certain && (cached || data.is_empty()) => Err(Errno::EIO),
+                Ok(data) if (data.len() as u64) < certain && (cached || data.is_empty()) => {
+                    log::error!("read of log {id} at {}: {} of {certain} bytes", read.offset, data.len());
+                    Err(Errno::EIO)
+                }
                 Ok(data) => Ok(data),
                 Err(error) => {
                     log::error!("read of log {id} at {}: {error}", read.offset);

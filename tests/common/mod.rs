@@ -53,6 +53,7 @@ impl Mount {
     }
 
     pub fn with(image: &Image, change: impl FnOnce(&mut MountSpec)) -> Self {
+        let _ = env_logger::builder().is_test(true).try_init();
         // Not in the build directory: other users must be able to reach it.
         let dir = mountpoint();
         let mut spec = MountSpec {
