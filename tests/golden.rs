@@ -1,0 +1,184 @@
+//! The golden image: a store written by format version 1 once and for all. Today's code must always read it, and the
+//! dump in docs/format.md is of it, line by line.
+//!
+//! tests/golden/v1.hexdump is what `hexdump -C` shows of the image, without the lines of zeros. It was written by
+//! `LLAMAFS_WRITE_GOLDEN=1 cargo test --test golden`, and is never written again: a new version gets a new image.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic, also in its helpers")]
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use llamafs::io::{Device, SimDevice};
+use llamafs::store::{AttrChange, FormatOptions, Image, LogStructuredStore, StoreOptions, Tail};
+
+const CAPACITY: usize = 768 << 10;
+const LOG: u32 = 1;
+const UUID: [u8; 16] = *b"golden llamafs 1";
+
+fn path() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1.hexdump")
+}
+
+/// The lines of a `hexdump -C`: offset and the 16 bytes there.
+fn lines(text: &str) -> BTreeMap<usize, [u8; 16]> {
+    let mut lines = BTreeMap::new();
+    for line in text.lines() {
+        let Some((offset, rest)) = line.split_once("  ") else { continue };
+        let (Ok(offset), Some((hex, _))) = (usize::from_str_radix(offset, 16), rest.split_once("  |")) else {
+            continue;
+        };
+        let bytes: Vec<u8> = hex.split_whitespace().map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+        lines.insert(offset, bytes.try_into().unwrap());
+    }
+    lines
+}
+
+fn hexdump(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for (number, line) in bytes.chunks(16).enumerate().filter(|(_, line)| line.iter().any(|byte| *byte != 0)) {
+        write!(text, "{:08x} ", number * 16).unwrap();
+        for (at, byte) in line.iter().enumerate() {
+            write!(text, "{}{byte:02x}", if at == 8 { "  " } else { " " }).unwrap();
+        }
+        let shown = line.iter().map(|byte| if (0x20..0x7f).contains(byte) { *byte as char } else { '.' });
+        writeln!(text, "  |{}|", shown.collect::<String>()).unwrap();
+    }
+    text
+}
+
+fn golden() -> Arc<SimDevice> {
+    let mut bytes = vec![0; CAPACITY];
+    for (offset, line) in lines(&std::fs::read_to_string(path()).unwrap()) {
+        bytes[offset..offset + 16].copy_from_slice(&line);
+    }
+    Arc::new(SimDevice::from_bytes(&bytes, 1))
+}
+
+fn options(tail: Tail) -> StoreOptions {
+    StoreOptions { tail, buffer_size: 20 << 10, ..StoreOptions::default() }
+}
+
+/// What the golden log holds.
+fn expected() -> Vec<u8> {
+    let mut text = b"first line of the golden log\n".to_vec();
+    text.extend(b"second line, not synced by itself\n");
+    text.extend(b"DATAVOIDMETAEPOCMARKPADDLLAMAFS1LLAMASEGLLAMACKP\n");
+    for number in 0..100 {
+        writeln!(as_text(&mut text), "line {number} after a remount with tail=pad").unwrap();
+    }
+    text.extend(b"last line\n");
+    text
+}
+
+/// `fmt::Write` for bytes.
+fn as_text(text: &mut Vec<u8>) -> impl Write + '_ {
+    struct Bytes<'a>(&'a mut Vec<u8>);
+    impl Write for Bytes<'_> {
+        fn write_str(&mut self, s: &str) -> std::fmt::Result {
+            self.0.extend_from_slice(s.as_bytes());
+            Ok(())
+        }
+    }
+    Bytes(text)
+}
+
+fn write_golden() {
+    let device = Arc::new(SimDevice::new(CAPACITY as u64, 1));
+    let format = FormatOptions {
+        label: "golden".into(),
+        segment_size: Some(64 << 10),
+        max_record: Some(8 << 10),
+        uuid: Some(UUID),
+        now_ns: Some(1_700_000_000_000_000_000),
+        uid: 1000,
+        gid: 100,
+        ..FormatOptions::default()
+    };
+    LogStructuredStore::format(device.clone() as Arc<dyn Device>, &format, &mut |_, _| {}).unwrap();
+    let expected = expected();
+    let lines: Vec<&[u8]> = expected.split_inclusive(|byte| *byte == b'\n').collect();
+    for (mount, tail) in [(0..3, Tail::Rewrite), (3..103, Tail::Pad), (103..104, Tail::Rewrite)] {
+        let store = LogStructuredStore::open(device.clone() as Arc<dyn Device>, options(tail)).unwrap();
+        for line in mount {
+            let appended = store.append(LOG, lines[line]).unwrap();
+            if line == 0 || line == 50 {
+                store.make_stable_now(appended.end_lsn).unwrap();
+            }
+            if line == 2 {
+                store.set_attr(LOG, AttrChange { mode: Some(0o640), ..AttrChange::default() }).unwrap();
+            }
+        }
+        store.close().unwrap();
+    }
+    std::fs::write(path(), hexdump(&device.snapshot())).unwrap();
+}
+
+#[test]
+fn the_golden_image_is_read_by_todays_code() {
+    if std::env::var_os("LLAMAFS_WRITE_GOLDEN").is_some() {
+        write_golden();
+    }
+    let device = golden();
+    let before = device.snapshot();
+    let image = Image::open(device.clone() as Arc<dyn Device>).unwrap();
+    assert_eq!((image.superblock().uuid, image.superblock().label.as_str()), (UUID, "golden"));
+    assert_eq!(image.superblock().epoch, 4);
+    assert!(image.recovery().clean && image.remarks().is_empty(), "{:?}", image.recovery());
+    let log = &image.logs()[0];
+    assert_eq!((log.name.as_slice(), log.mode, log.uid, log.gid), (b"log".as_slice(), 0o640, 1000, 100));
+    assert_eq!(log.size, expected().len() as u64);
+    let mut text = Vec::new();
+    let gaps = image.read_log(b"log", &mut |offset, bytes| {
+        assert_eq!(offset, text.len() as u64);
+        text.extend_from_slice(bytes);
+        Ok(())
+    });
+    assert_eq!((gaps.unwrap(), text), (Vec::new(), expected()));
+    let mut kinds: BTreeMap<String, u64> = BTreeMap::new();
+    let mut epochs = Vec::new();
+    image
+        .for_each_frame(false, &mut |frame| {
+            assert_eq!(frame.state, "ok", "{frame:?}");
+            *kinds.entry(frame.kind.clone()).or_default() += 1;
+            epochs.push(frame.epoch);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    assert_eq!((kinds["DATA"], kinds["META"], kinds["EPOC"]), (104, 2, 3), "{kinds:?}");
+    assert!(kinds["MARK"] >= 5 && kinds["PADD"] >= 1 && kinds["SEGM"] >= 1, "{kinds:?}");
+    assert!(epochs.is_sorted() && epochs.last() == Some(&4), "{epochs:?}");
+    assert_eq!(image.check(&mut |_, _| {}).unwrap().damage, Vec::new());
+    assert!(device.snapshot() == before, "looking writes nothing");
+}
+
+#[test]
+fn the_golden_image_is_mounted_and_appended_to() {
+    let device = golden();
+    let store = LogStructuredStore::open(device.clone() as Arc<dyn Device>, options(Tail::Rewrite)).unwrap();
+    assert_eq!(store.read_now(LOG, 0, 1 << 20).unwrap().len(), expected().len().min(1 << 20));
+    store.append(LOG, b"more\n").unwrap();
+    store.close().unwrap();
+    let store = LogStructuredStore::open(device as Arc<dyn Device>, options(Tail::Pad)).unwrap();
+    let mut all = expected();
+    all.extend(b"more\n");
+    let mut text = Vec::new();
+    while text.len() < all.len() {
+        text.extend(store.read_now(LOG, text.len() as u64, 1000).unwrap());
+    }
+    assert_eq!(text, all);
+}
+
+#[test]
+fn the_dump_in_the_format_document_is_of_the_golden_image() {
+    let document = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/format.md");
+    let shown = lines(&std::fs::read_to_string(document).unwrap());
+    let golden = lines(&std::fs::read_to_string(path()).unwrap());
+    assert!(shown.len() >= 20, "{} lines are shown", shown.len());
+    for (offset, bytes) in shown {
+        let real = golden.get(&offset).copied().unwrap_or_default();
+        assert_eq!(hexdump(&bytes), hexdump(&real), "docs/format.md at offset {offset:#x}");
+    }
+}
