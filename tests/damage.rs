@@ -195,6 +195,9 @@ fn payloads_that_look_like_our_frames_are_never_taken_for_live_ones() {
         }
     }
     store.make_stable_now(store.log(LOG).unwrap().end_lsn).unwrap();
+    // An idle store brings its mark up to date: from here on damage can be told from a torn tail.
+    store.tick_idle();
+    while store.poll(true) > 0 {}
     let crashed = Arc::new(device.crash(3));
     std::mem::forget(store);
     // Break the header of one frame that encloses another.

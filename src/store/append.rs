@@ -32,7 +32,14 @@ impl LogStructuredStore {
     /// nothing else: the log's other appenders wait meanwhile too.
     pub fn append(&self, log: LogId, data: &[u8]) -> Result<Appended, StoreError> {
         self.check_open()?;
-        self.append_record(log, data, AppendAt::End, IfFull::Sleep)
+        loop {
+            match self.append_record(log, data, AppendAt::End, IfFull::Refuse) {
+                // On a store whose threads are not started, this thread takes the completions that make room.
+                Err(StoreError::WouldBlock) if self.io.poll(true) > 0 => {}
+                Err(StoreError::WouldBlock) => return self.append_record(log, data, AppendAt::End, IfFull::Sleep),
+                result => return result,
+            }
+        }
     }
 
     /// Append `data` to `log` as one record; never waits: [`StoreError::WouldBlock`] while the ring is full.

@@ -166,28 +166,24 @@ impl Recovery<'_> {
         let epoch = scanner.epoch();
         let segment_end = scanner.segment_end();
         // Look at everything that can still be read behind the place, for a mark that tells of it.
-        let mut evidence = self.stable;
-        let mut first = None;
-        let mut cut_frames = 0;
-        let mut last_end = place;
-        let mut at = place + 16;
-        while let Some(found_at) = scanner.resync(at)? {
-            first.get_or_insert((found_at, scanner.epoch()));
-            scanner.go_to(found_at);
-            while let Step::Frame(found) = scanner.step()? {
-                cut_frames += 1;
-                last_end = found.lsn + found.total;
-                evidence = evidence.max(super::replay::stable_told_by(&found));
-            }
-            at = scanner.place().max(found_at) + 16;
-            if evidence > place || at >= segment_end {
-                break;
-            }
+        let mut survey = Survey { evidence: self.stable, first: None, frames: 0, end: place };
+        survey.segment(scanner, place, place + 16)?;
+        let first = survey.first;
+        let next_header = self.peek_next_segment(self.shape.sequence(segment_end), survey.evidence > place)?;
+        let mut following = next_header.clone();
+        while let Some(header) = following
+            && survey.evidence <= place
+        {
+            survey.evidence = survey.evidence.max(header.stable_lsn);
+            let start = self.shape.first_frame(header.sequence);
+            scanner.enter(start, header.physical, epoch.max(header.epoch));
+            survey.segment(scanner, place, start)?;
+            let uuid = &self.superblock.uuid;
+            let next =
+                header.next_physical.map(|next| read_segment_header(self.io, &self.shape, uuid, next)).transpose()?;
+            following = next.flatten().filter(|next| next.sequence == header.sequence + 1);
         }
-        let next_header = self.peek_next_segment(self.shape.sequence(segment_end), evidence > place)?;
-        if let Some(header) = &next_header {
-            evidence = evidence.max(header.stable_lsn);
-        }
+        let Survey { evidence, frames: cut_frames, end: last_end, .. } = survey;
         if evidence <= place {
             if !matches!(error, FrameError::End) || cut_frames > 0 {
                 self.report.cut_frames += cut_frames;
@@ -287,6 +283,37 @@ impl Recovery<'_> {
         let entry =
             SegmentEntry { sequence, physical: header.physical, state: SegmentState::Open, epoch: header.epoch };
         Ok(self.table.adopt(entry).then_some(header))
+    }
+}
+
+/// What can still be read behind a place where no frame checks.
+struct Survey {
+    /// Highest LSN that anything tells to have been stable.
+    evidence: Lsn,
+    /// First frame found, and its epoch.
+    first: Option<(Lsn, u64)>,
+    frames: u64,
+    /// End of the last frame found.
+    end: Lsn,
+}
+
+impl Survey {
+    /// Read the scanner's segment from `at` on, until something tells that `place` was stable.
+    fn segment(&mut self, scanner: &mut Scanner<'_>, place: Lsn, mut at: Lsn) -> Result<(), IoError> {
+        while at < scanner.segment_end()
+            && self.evidence <= place
+            && let Some(found_at) = scanner.resync(at)?
+        {
+            self.first.get_or_insert((found_at, scanner.epoch()));
+            scanner.go_to(found_at);
+            while let Step::Frame(found) = scanner.step()? {
+                self.frames += 1;
+                self.end = found.lsn + found.total;
+                self.evidence = self.evidence.max(super::replay::stable_told_by(&found));
+            }
+            at = scanner.place().max(found_at) + 16;
+        }
+        Ok(())
     }
 }
 
