@@ -170,7 +170,7 @@ impl Recovery<'_> {
         survey.segment(scanner, place, place + 16)?;
         let first = survey.first;
         let next_header = self.peek_next_segment(self.shape.sequence(segment_end), survey.evidence > place)?;
-        let mut following = next_header.clone();
+        let mut following = next_header;
         while let Some(header) = following
             && survey.evidence <= place
         {
