@@ -38,8 +38,10 @@ pub(super) fn find(id: &Identity, own: Option<RawFd>) -> Holder {
     }
     let me = std::process::id();
     let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
-    let pid = locker(&locks, id).filter(|&pid| pid != me).or_else(|| opener(id));
-    if let Some((pid, (name, text))) = pid.and_then(|pid| Some((pid, process(pid)?))) {
+    let named = |pid: u32| Some((pid, process(pid)?));
+    // Whoever took the lock may be gone, and have left it to another who has the file open.
+    let holder = locker(&locks, id).filter(|&pid| pid != me).and_then(named).or_else(|| opener(id).and_then(named));
+    if let Some((pid, (name, text))) = holder {
         return Holder { text, passing: name.contains("udev") || dying(pid) };
     }
     if has_open(me, id, own) {
