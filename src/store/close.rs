@@ -48,7 +48,7 @@ impl LogStructuredStore {
             index,
         };
         if checkpoints::save(&self.io, &last.superblock, &checkpoint).map_err(io_error)? {
-            last.recovery_lsn = recovery_lsn;
+            self.recovery_lsn.store(recovery_lsn, Ordering::Relaxed);
         } else {
             log::warn!("{}: the checkpoint is larger than its area; recovery will take longer", self.io.describe());
         }

@@ -40,7 +40,7 @@ pub mod types;
 mod walk;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -53,13 +53,12 @@ pub use types::{
     RecoveryReport, RingSlot, StableDone, Stats, StoreError, StoreOptions, Tail,
 };
 
-use crate::format::{FrameSeed, Lsn, Superblock};
+use crate::format::{FrameSeed, Superblock};
 use crate::io::QuikIO;
 
 /// What the last checkpoint and superblock said.
 struct Checkpointing {
     generation: u64,
-    recovery_lsn: Lsn,
     segments_opened: u64,
     superblock: Superblock,
 }
@@ -78,7 +77,12 @@ pub struct LogStructuredStore {
     keeper: keeper::Keeper,
     chunks: chunks::ChunkCache,
     reads: reads::Reads,
+    /// Held across the device's work by whoever writes a checkpoint: never taken by a thread that completes or serves.
     checkpointing: Mutex<Checkpointing>,
+    /// The superblock of this mount, for what never changes in it.
+    superblock: Superblock,
+    /// Recovery would start here.
+    recovery_lsn: AtomicU64,
     recovery: RecoveryReport,
     options: StoreOptions,
     closed: AtomicBool,

@@ -1,6 +1,6 @@
 //! Opening a store: superblock, checkpoint, recovery, and for a read-write mount a new epoch.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -117,9 +117,10 @@ impl LogStructuredStore {
             keeper: Keeper::new(options.flush_ms),
             chunks: ChunkCache::default(),
             reads: super::reads::Reads::default(),
+            superblock: superblock.clone(),
+            recovery_lsn: AtomicU64::new(recovered.from),
             checkpointing: Mutex::new(Checkpointing {
                 generation: checkpoint_generation,
-                recovery_lsn: recovered.from,
                 segments_opened: 0,
                 superblock,
             }),

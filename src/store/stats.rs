@@ -49,8 +49,7 @@ impl LogStructuredStore {
             (None, true) => "ro".to_owned(),
             (None, false) => "rw".to_owned(),
         };
-        let last = self.checkpointing.lock();
-        let superblock = &last.superblock;
+        let superblock = &self.superblock;
         Stats {
             device: self.io.describe(),
             uuid: uuid_text(&superblock.uuid),
@@ -67,7 +66,7 @@ impl LogStructuredStore {
             epoch: superblock.epoch,
             end_lsn,
             stable_lsn: self.flusher.commit.stable(),
-            recovery_lsn: last.recovery_lsn,
+            recovery_lsn: self.recovery_lsn.load(Ordering::Relaxed),
             appends,
             append_bytes,
             device_writes: io.writes,

@@ -141,7 +141,7 @@ impl LogStructuredStore {
         let sequence = self.shape.sequence(lsn);
         let oldest =
             self.flusher.space().table.live().find(|entry| entry.sequence == sequence).map_or(0, |entry| entry.epoch);
-        let uuid = self.checkpointing.lock().superblock.uuid;
+        let uuid = self.superblock.uuid;
         Mounts { uuid, oldest, newest: self.seed.epoch(), seed, max_record: self.shape.max_record }
     }
 }
