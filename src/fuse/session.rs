@@ -114,6 +114,7 @@ pub fn serve(
         uid: geteuid().as_raw(),
         gid: getegid().as_raw(),
         sync: spec.sync,
+        cached_reads: spec.read_only,
         mountpoint: path.display().to_string(),
         options: spec.options.clone(),
     };
