@@ -166,10 +166,15 @@ fn run(
         .name("llamafs-session".into())
         .spawn(move || {
             let mut ending = Ending { shared, result: Err(std::io::ErrorKind::Other) };
-            ending.result = session.run().map_err(|error| {
-                log::error!("session: {error}");
-                error.kind()
-            });
+            ending.result = match session.run() {
+                // The kernel ended the connection while a thread was taking a request from it: an end like any other.
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => Ok(()),
+                Err(error) => {
+                    log::error!("session: {error}");
+                    Err(error.kind())
+                }
+                Ok(()) => Ok(()),
+            };
         })
         .map_err(MountError::Handshake)?;
     Ok(())
