@@ -43,6 +43,9 @@ pub struct FsSettings {
     pub gid: u32,
     /// `-o sync`: every append is durable before it is answered.
     pub sync: bool,
+    /// Readers go through the kernel's page cache, which also lets them map a log shared. Right without a doubt only
+    /// while nothing is appended; see `open`.
+    pub cached_reads: bool,
     /// Where it is mounted, for `status`.
     pub mountpoint: String,
     /// The mount options as given, for `status`.

@@ -114,6 +114,7 @@ pub fn serve(
         uid: geteuid().as_raw(),
         gid: getegid().as_raw(),
         sync: spec.sync,
+        cached_reads: spec.read_only,
         mountpoint: path.display().to_string(),
         options: spec.options.clone(),
     };
@@ -165,10 +166,15 @@ fn run(
         .name("llamafs-session".into())
         .spawn(move || {
             let mut ending = Ending { shared, result: Err(std::io::ErrorKind::Other) };
-            ending.result = session.run().map_err(|error| {
-                log::error!("session: {error}");
-                error.kind()
-            });
+            ending.result = match session.run() {
+                // The kernel ended the connection while a thread was taking a request from it: an end like any other.
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => Ok(()),
+                Err(error) => {
+                    log::error!("session: {error}");
+                    Err(error.kind())
+                }
+                Ok(()) => Ok(()),
+            };
         })
         .map_err(MountError::Handshake)?;
     Ok(())
