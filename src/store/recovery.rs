@@ -298,13 +298,15 @@ struct Survey {
 }
 
 impl Survey {
-    /// Read the scanner's segment from `at` on, until something tells that `place` was stable.
+    /// Read the scanner's segment from `at` on, until a frame is found and something tells that `place` was stable.
     fn segment(&mut self, scanner: &mut Scanner<'_>, place: Lsn, mut at: Lsn) -> Result<(), IoError> {
         while at < scanner.segment_end()
-            && self.evidence <= place
             && let Some(found_at) = scanner.resync(at)?
         {
             self.first.get_or_insert((found_at, scanner.epoch()));
+            if self.evidence > place {
+                break;
+            }
             scanner.go_to(found_at);
             while let Step::Frame(found) = scanner.step()? {
                 self.frames += 1;
