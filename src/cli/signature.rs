@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use crate::format::known_signature;
+
 /// Bytes from the start of the device in which every signature below lies.
 const LOOK_BYTES: usize = 0x1_2000;
 /// Magic of our own superblock.
@@ -12,32 +14,16 @@ const OWN_MAGIC: &[u8] = b"LLAMAFS1";
 /// Where the second copy of our superblock lies.
 const OWN_SECOND_COPY: usize = 65536;
 
-/// Who else's: name, offset, bytes. Those that say most stand first.
-const FOREIGN: &[(&str, usize, &[u8])] = &[
-    ("an xfs file system", 0, b"XFSB"),
-    ("a LUKS volume", 0, b"LUKS\xba\xbe"),
-    ("a btrfs file system", 0x1_0040, b"_BHRfS_M"),
-    ("a squashfs file system", 0, b"hsqs"),
-    ("an NTFS file system", 3, b"NTFS    "),
-    ("an exFAT file system", 3, b"EXFAT   "),
+/// Signatures that alone prove little, which [`known_signature`] therefore does not take: they are refused all the same,
+/// as `--force` overrules. Name, offset, bytes; those that say most stand first.
+const DOUBTFUL: &[(&str, usize, &[u8])] = &[
     ("a FAT file system", 82, b"FAT32   "),
     ("a FAT file system", 54, b"FAT1"),
-    ("a zonefs file system", 0, b"SFOZ"),
-    ("a cramfs file system", 0, b"\x45\x3d\xcd\x28"),
-    ("an f2fs file system", 1024, b"\x10\x20\xf5\xf2"),
-    ("an erofs file system", 1024, b"\xe2\xe1\xf5\xe0"),
     ("a bcachefs or bcache device", 4096 + 24, b"\xc6\x85\x73\xf6\x4e\x1a\x45\xca"),
     ("a bcachefs or bcache device", 4096 + 24, b"\xc6\x85\x73\xf6\x66\xce\x90\xa9"),
     ("an LVM physical volume", 512, b"LABELONE"),
-    ("a RAID member (md 1.1)", 0, b"\xfc\x4e\x2b\xa9"),
-    ("a RAID member (md 1.2)", 4096, b"\xfc\x4e\x2b\xa9"),
-    ("a jfs file system", 32768, b"JFS1"),
-    ("a reiserfs file system", 65536 + 52, b"ReIsEr"),
-    ("an ISO 9660 file system", 32769, b"CD001"),
     ("a nilfs2 file system", 1024 + 6, b"\x34\x34"),
     ("an ext2, ext3 or ext4 file system", 1024 + 56, b"\x53\xef"),
-    ("swap space", 4086, b"SWAPSPACE2"),
-    ("a GPT partition table", 512, b"EFI PART"),
     ("a partition table or boot sector", 510, b"\x55\xaa"),
 ];
 
@@ -75,7 +61,8 @@ fn recognise(head: &[u8]) -> Found {
     if has(0, OWN_MAGIC) || has(OWN_SECOND_COPY, OWN_MAGIC) {
         return Found::Llamafs;
     }
-    if let Some((name, ..)) = FOREIGN.iter().find(|(_, offset, magic)| has(*offset, magic)) {
+    let doubtful = || DOUBTFUL.iter().find(|(_, offset, magic)| has(*offset, magic)).map(|(name, ..)| *name);
+    if let Some(name) = known_signature(head).or_else(doubtful) {
         return Found::Foreign(name);
     }
     if head.iter().any(|byte| *byte != 0) {
@@ -99,10 +86,35 @@ mod tests {
 
     #[test]
     fn each_signature_is_recognised_in_its_place() {
-        for (name, offset, magic) in FOREIGN {
+        for (name, offset, magic) in DOUBTFUL {
             let mut head = vec![0; LOOK_BYTES];
             head[*offset..*offset + magic.len()].copy_from_slice(magic);
             assert_eq!(recognise(&head), Found::Foreign(name));
+        }
+        // Those of the format room, at the places this look has to reach.
+        let known: &[(usize, &[u8])] = &[
+            (0, b"XFSB"),
+            (0, b"LUKS\xba\xbe"),
+            (0x1_0040, b"_BHRfS_M"),
+            (0, b"hsqs"),
+            (3, b"NTFS    "),
+            (3, b"EXFAT   "),
+            (0, b"SFOZ"),
+            (0, b"\x45\x3d\xcd\x28"),
+            (1024, b"\x10\x20\xf5\xf2"),
+            (1024, b"\xe2\xe1\xf5\xe0"),
+            (0, b"\xfc\x4e\x2b\xa9"),
+            (4096, b"\xfc\x4e\x2b\xa9"),
+            (32768, b"JFS1"),
+            (65536 + 52, b"ReIsEr"),
+            (32769, b"CD001"),
+            (4086, b"SWAPSPACE2"),
+            (512, b"EFI PART"),
+        ];
+        for (offset, magic) in known {
+            let mut head = vec![0; LOOK_BYTES];
+            head[*offset..*offset + magic.len()].copy_from_slice(magic);
+            assert!(matches!(recognise(&head), Found::Foreign(_)), "{magic:02x?}");
         }
     }
 
