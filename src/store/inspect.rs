@@ -8,8 +8,9 @@ use super::geometry::Shape;
 use super::open::{Opened, examine};
 use super::recovery::Recovered;
 use super::scan::{Found, Scanner, Step, read_segment_header};
+use super::stats::of_store;
 use super::types::{Damage, LogInfo, RecoveryReport, Stats, StoreError};
-use crate::format::{FrameKind, Lsn, SHORT_FRAME, Superblock, uuid_text};
+use crate::format::{FrameKind, Lsn, SHORT_FRAME, Superblock};
 use crate::io::{Device, IoError, QuikIO};
 
 /// A store on a device, as recovery sees it, and its frames.
@@ -114,23 +115,12 @@ impl Image {
     pub fn stats(&self) -> Stats {
         let superblock = &self.opened.superblock;
         let Recovered { table, end, stable, from, report, .. } = &self.opened.recovered;
-        let free = table.free_count();
         let rest = if self.shape.within(*end) == 0 { 0 } else { self.shape.segment_end(*end) - end };
-        let used = self.shape.capacity() - free * self.shape.segment_size - rest;
+        let (used, available) = table.usage(rest);
         Stats {
-            device: self.io.describe(),
-            uuid: uuid_text(&superblock.uuid),
-            label: superblock.label.clone(),
-            capacity: self.shape.capacity(),
             used,
-            available: free * (self.shape.segment_size - self.shape.block)
-                + rest.saturating_sub(super::placing::TRAILER),
-            segment_size: self.shape.segment_size,
-            segments: u64::from(self.shape.segments),
-            segments_free: free,
-            block_size: self.shape.block,
-            max_record: self.shape.max_record as u64,
-            epoch: superblock.epoch,
+            available,
+            segments_free: table.free_count(),
             end_lsn: *end,
             stable_lsn: *stable,
             recovery_lsn: *from,
@@ -139,8 +129,7 @@ impl Image {
             } else {
                 "not cleanly unmounted (or mounted now)".to_owned()
             },
-            recovery: report.clone(),
-            ..Stats::default()
+            ..of_store(self.io.describe(), superblock, &self.shape, report)
         }
     }
 

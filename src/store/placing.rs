@@ -214,9 +214,6 @@ impl Space {
     pub fn usage(&self, end: Lsn) -> (u64, u64) {
         let open_end = self.plans.back().map_or(end, |plan| plan.segment_end);
         let rest = open_end.saturating_sub(end);
-        let free = self.table.free_count();
-        let used = self.shape.capacity() - free * self.shape.segment_size - rest;
-        let available = free * (self.shape.segment_size - self.shape.block) + rest.saturating_sub(TRAILER);
-        (used, available)
+        self.table.usage(rest)
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::geometry::Shape;
+use super::placing::TRAILER;
 use crate::format::{Lsn, SegmentEntry, SegmentState};
 
 /// Live segments in log order, and the free ones in the order they will be taken.
@@ -49,6 +50,13 @@ impl SegmentTable {
     /// Number of free segments.
     pub fn free_count(&self) -> u64 {
         self.free.len() as u64
+    }
+
+    /// (bytes used, bytes that can still be written) when the newest segment has `rest` bytes left.
+    pub fn usage(&self, rest: u64) -> (u64, u64) {
+        let free = self.free_count();
+        let used = self.shape.capacity() - free * self.shape.segment_size - rest;
+        (used, free * (self.shape.segment_size - self.shape.block) + rest.saturating_sub(TRAILER))
     }
 
     /// Live segments, in log order.

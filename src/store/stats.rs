@@ -3,8 +3,26 @@
 use std::sync::atomic::Ordering;
 
 use super::LogStructuredStore;
-use super::types::{LogId, LogInfo, RingSlot, Stats};
-use crate::format::uuid_text;
+use super::geometry::Shape;
+use super::types::{LogId, LogInfo, RecoveryReport, RingSlot, Stats};
+use crate::format::{Superblock, uuid_text};
+
+/// What a store is, mounted or not; the rest is zero.
+pub(super) fn of_store(device: String, superblock: &Superblock, shape: &Shape, recovery: &RecoveryReport) -> Stats {
+    Stats {
+        device,
+        uuid: uuid_text(&superblock.uuid),
+        label: superblock.label.clone(),
+        capacity: shape.capacity(),
+        segment_size: shape.segment_size,
+        segments: u64::from(shape.segments),
+        block_size: shape.block,
+        max_record: shape.max_record as u64,
+        epoch: superblock.epoch,
+        recovery: recovery.clone(),
+        ..Stats::default()
+    }
+}
 
 impl LogStructuredStore {
     /// All logs.
@@ -49,21 +67,11 @@ impl LogStructuredStore {
             (None, true) => "ro".to_owned(),
             (None, false) => "rw".to_owned(),
         };
-        let superblock = &self.superblock;
         Stats {
-            device: self.io.describe(),
-            uuid: uuid_text(&superblock.uuid),
-            label: superblock.label.clone(),
-            capacity: self.shape.capacity(),
             used,
             available: if full { 0 } else { available },
             full,
-            segment_size: self.shape.segment_size,
-            segments: u64::from(self.shape.segments),
             segments_free,
-            block_size: self.shape.block,
-            max_record: self.shape.max_record as u64,
-            epoch: superblock.epoch,
             end_lsn,
             stable_lsn: self.flusher.commit.stable(),
             recovery_lsn: self.recovery_lsn.load(Ordering::Relaxed),
@@ -79,7 +87,7 @@ impl LogStructuredStore {
             queued_appends: self.deferred(),
             retries: io.retries,
             state,
-            recovery: self.recovery.clone(),
+            ..of_store(self.io.describe(), &self.superblock, &self.shape, &self.recovery)
         }
     }
 
