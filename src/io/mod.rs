@@ -20,5 +20,5 @@ pub use device::{Completion, Device, Geometry, Request, SubmitError};
 pub use memory::give_large_allocations_back;
 pub use open::{Access, OpenError, open};
 pub use quikio::{IoCounters, IoError, QuikIO, ReadDone, WriteDone};
-pub use sim::{SimDevice, SimFault, SimOp, SimOps};
+pub use sim::{SectorModel, SimDevice, SimFault, SimOp, SimOps};
 pub use uring::UringDevice;

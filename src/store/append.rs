@@ -162,6 +162,19 @@ impl LogStructuredStore {
         Ok((lsn, total as u64))
     }
 
+    /// Claim room for a record of `len` bytes and give it up, as a writer does that dies between claim and release: a
+    /// Failed Flush frame stays. Gives the LSN behind it. For simulators and tests.
+    pub fn give_up(&self, len: usize) -> Result<u64, StoreError> {
+        self.check_open()?;
+        self.check_writable()?;
+        let total = frame_len(len);
+        let reservation = self.ring.try_reserve(total).map_err(|error| self.refused(error, len))?;
+        let end = reservation.lsn() + total as u64;
+        drop(reservation);
+        self.keeper.dirty();
+        Ok(end)
+    }
+
     #[cold]
     fn refused(&self, error: ReserveError, len: usize) -> StoreError {
         match error {

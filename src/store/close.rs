@@ -34,8 +34,12 @@ impl LogStructuredStore {
         }
         self.make_stable_now(captured)?;
         let (segments, opened): (Vec<SegmentEntry>, u64) = {
+            // A segment whose first filling is not stable yet may have no header on the device: recovery finds it by
+            // its header, or it is not part of the log.
+            let stable = self.flusher.commit.stable();
             let space = self.flusher.space();
-            (space.table.live().copied().collect(), space.opened)
+            let begun = space.table.live().filter(|entry| self.shape.segment_start(entry.sequence) < stable);
+            (begun.copied().collect(), space.opened)
         };
         let checkpoint = Checkpoint {
             uuid: last.superblock.uuid,

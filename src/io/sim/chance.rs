@@ -1,31 +1,49 @@
 //! Which sectors a power failure spares: drawn from the seed, and from nothing else.
 
+use super::fault::SectorModel;
 use super::pages::{Pages, SECTOR, pieces};
+
+/// How the disk tears.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tear {
+    /// Sectors of 4 KiB, not of 512 bytes, are written whole or not at all.
+    pub(super) whole_pages: bool,
+    pub(super) model: SectorModel,
+}
 
 /// How much of what is not stable a power failure spares: none, few, half, most, or all of the sectors.
 #[derive(Clone, Copy)]
-pub(super) struct Kept(u64);
+pub(super) struct Kept {
+    share: u64,
+    tear: Tear,
+}
 
 impl Kept {
     /// One of the five.
-    pub(super) fn choose(rng: &mut Rng) -> Kept {
-        Kept(rng.below(5))
+    pub(super) fn choose(rng: &mut Rng, tear: Tear) -> Kept {
+        Kept { share: rng.below(5), tear }
     }
 
-    /// The sectors of one page that are spared.
-    pub(super) fn sectors(self, rng: &mut Rng) -> u8 {
+    /// The sectors of one page that get their new content, and those that get any content at all.
+    pub(super) fn sectors(self, rng: &mut Rng) -> (u8, u8) {
         let (a, b, c) = (rng.next() as u8, rng.next() as u8, rng.next() as u8);
-        match self.0 {
+        let new = match self.share {
             0 => 0,
             1 => a & b & c,
             2 => a,
             3 => a | b | c,
             _ => u8::MAX,
-        }
+        };
+        let garbage = match self.tear.model {
+            SectorModel::OldOrNew => 0,
+            SectorModel::Garbage => (rng.next() & rng.next()) as u8,
+        };
+        let whole = |mask: u8| if mask & 1 == 0 { 0 } else { u8::MAX };
+        if self.tear.whole_pages { (whole(new), whole(garbage)) } else { (new, garbage) }
     }
 }
 
-/// Write some of the sectors of `bytes`, and say which.
+/// Write some of the sectors of `bytes`, spoil some others, and say which were touched.
 pub(super) fn scatter(
     pages: &mut Pages,
     offset: u64,
@@ -34,16 +52,21 @@ pub(super) fn scatter(
     kept: Kept,
     mut wrote: impl FnMut(usize, u8),
 ) {
-    let mut mask = 0;
+    let (mut new, mut garbage) = (0, 0);
     let mut page = usize::MAX;
     for (index, chunk) in bytes.chunks(SECTOR).enumerate() {
         for piece in pieces(offset + (SECTOR * index) as u64, chunk.len()) {
             if piece.page != page {
-                (page, mask) = (piece.page, kept.sectors(rng));
+                page = piece.page;
+                (new, garbage) = kept.sectors(rng);
             }
-            if mask & piece.sectors() != 0 {
+            let touched = piece.sectors();
+            if new & touched != 0 {
                 pages.write(piece, chunk.get(piece.at..piece.at + piece.len).unwrap_or_default());
-                wrote(piece.page, piece.sectors());
+            }
+            pages.spoil(piece.page, garbage & touched, rng);
+            if (new | garbage) & touched != 0 {
+                wrote(piece.page, touched);
             }
         }
     }

@@ -120,6 +120,21 @@ impl Pages {
         }
     }
 
+    /// Fill the sectors in `mask` of one page with bytes that nobody wrote.
+    pub(super) fn spoil(&mut self, page: usize, mask: u8, rng: &mut super::chance::Rng) {
+        if mask == 0 {
+            return;
+        }
+        let Some(to) = self.page_mut(page) else {
+            return;
+        };
+        for (sector, chunk) in to.chunks_exact_mut(SECTOR).enumerate().filter(|(sector, _)| mask & (1 << sector) != 0) {
+            // Now and then the front of it is left as it was: a sector that was cut off in the middle.
+            let from = if sector % 2 == 0 { rng.below(SECTOR as u64) as usize } else { 0 };
+            chunk.iter_mut().skip(from).for_each(|byte| *byte = rng.next() as u8);
+        }
+    }
+
     /// Have the same page as `other`, without copying it.
     pub(super) fn share_page(&mut self, other: &Pages, page: usize) {
         let shared = other.get(page).cloned();

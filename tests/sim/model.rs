@@ -1,0 +1,131 @@
+//! The reference model: what a store of logs has to hold, and what it may have lost.
+//!
+//! All that a store accepts lies in one sequence, its LSN order. A crash keeps a prefix of that sequence, and never less
+//! than what it has promised. So the model is the list of what was accepted, each with the LSN behind it, and the state
+//! of the logs after it.
+
+use std::collections::BTreeMap;
+
+/// What was accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum What {
+    /// A record.
+    Record { log: u32, data: Vec<u8> },
+    /// A change of attributes.
+    Mode { log: u32, mode: u32 },
+    /// Nothing that shows.
+    Nothing,
+}
+
+/// One log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Log {
+    pub data: Vec<u8>,
+    pub mode: u32,
+    /// Bytes of the device that its frames take.
+    pub device_bytes: u64,
+}
+
+/// The store.
+#[derive(Debug, Clone, Default)]
+pub struct Model {
+    /// By the LSN behind it.
+    accepted: BTreeMap<u64, What>,
+    /// The logs with all that was accepted.
+    logs: BTreeMap<u32, Log>,
+    /// The logs with all that lies below `base`, which can't be lost any more.
+    base_logs: BTreeMap<u32, Log>,
+    /// Everything below is promised.
+    pub durable: u64,
+}
+
+/// Bytes of a frame's header, and the line it is rounded up to.
+const HEADER: u64 = 32;
+const LINE: u64 = 16;
+
+impl Model {
+    /// A new store with one log.
+    pub fn new(log: u32, mode: u32) -> Self {
+        let logs = BTreeMap::from([(log, Log { mode, ..Log::default() })]);
+        Self { logs: logs.clone(), base_logs: logs, ..Self::default() }
+    }
+
+    /// `what` was accepted; `end` is the LSN behind it.
+    pub fn accept(&mut self, end: u64, what: What) {
+        apply(&mut self.logs, &what);
+        let before = self.accepted.insert(end, what);
+        assert!(before.is_none(), "two things end at LSN {end:#x}");
+        let last = self.accepted.last_key_value().map(|(end, _)| *end);
+        assert_eq!(last, Some(end), "accepted out of LSN order");
+    }
+
+    /// fsync has answered for everything below `lsn`.
+    pub fn promise(&mut self, lsn: u64) {
+        self.durable = self.durable.max(lsn);
+        // What is promised need not be kept as a list.
+        let rest = self.accepted.split_off(&(self.durable + 1));
+        for what in std::mem::replace(&mut self.accepted, rest).values() {
+            apply(&mut self.base_logs, what);
+        }
+    }
+
+    /// A crash: the store ends at `end` now. What lies below is promised from here on.
+    pub fn cut(&mut self, end: u64) -> usize {
+        assert!(end >= self.durable, "the store ends at {end:#x}: {:#x} was promised", self.durable);
+        let lost = self.accepted.split_off(&(end + 1)).len();
+        self.promise(end);
+        self.logs.clone_from(&self.base_logs);
+        lost
+    }
+
+    /// A disk that has lied: the store ends at `end`, and `log` has `size` bytes, whatever was promised.
+    pub fn cut_by_lie(&mut self, end: u64, log: u32, size: u64) {
+        self.accepted.split_off(&(end + 1));
+        self.durable = self.durable.min(end);
+        self.promise(end);
+        let known = self.base_logs.entry(log).or_default();
+        assert!(size <= known.data.len().max(self.logs[&log].data.len()) as u64, "a log has grown by itself");
+        if size > known.data.len() as u64 {
+            known.data.clone_from(&self.logs[&log].data);
+        }
+        known.data.truncate(size as usize);
+        self.logs.clone_from(&self.base_logs);
+    }
+
+    /// The store ends where it ended, and everything is promised.
+    pub fn all_promised(&mut self) {
+        if let Some((end, _)) = self.accepted.last_key_value() {
+            self.promise(*end);
+        }
+    }
+
+    pub fn log(&self, log: u32) -> &Log {
+        &self.logs[&log]
+    }
+
+    pub fn logs(&self) -> &BTreeMap<u32, Log> {
+        &self.logs
+    }
+
+    /// LSN behind the last thing accepted that is not promised yet.
+    pub fn end(&self) -> u64 {
+        self.accepted.last_key_value().map_or(self.durable, |(end, _)| *end)
+    }
+}
+
+/// Bytes that a record of `len` bytes takes on the device.
+pub fn frame_len(len: u64) -> u64 {
+    (HEADER + len).next_multiple_of(LINE)
+}
+
+fn apply(logs: &mut BTreeMap<u32, Log>, what: &What) {
+    match what {
+        What::Record { log, data } => {
+            let log = logs.entry(*log).or_default();
+            log.data.extend_from_slice(data);
+            log.device_bytes += frame_len(data.len() as u64);
+        }
+        What::Mode { log, mode } => logs.entry(*log).or_default().mode = *mode,
+        What::Nothing => {}
+    }
+}

@@ -1,0 +1,298 @@
+//! How a mount ends and the next one begins: unmounting, kills, power failures, recovery; and what has to hold then.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use llamafs::io::{Device, SimDevice};
+use llamafs::store::{Image, LogStructuredStore, RecoveryReport};
+
+use super::plan::{Disk, SEGMENT};
+use super::states::State;
+use super::world::{BLOCK, Facts, LOG, World};
+
+impl World {
+    /// Clean unmount.
+    pub fn unmount(&mut self) {
+        if self.store.is_none() && !self.mount() {
+            return;
+        }
+        let Some(store) = self.store.take() else { return };
+        self.stall(false);
+        let closed = store.close();
+        self.pump();
+        self.facts.recovered = None;
+        match closed {
+            Ok(()) => {
+                if !self.facts.lied {
+                    self.model.all_promised();
+                }
+                self.facts.clean = true;
+                self.facts.all_stable = true;
+            }
+            Err(error) => {
+                assert!(self.facts.faults, "close failed without a fault: {error}");
+                self.facts.clean = false;
+            }
+        }
+        drop(store);
+    }
+
+    /// The power fails now.
+    pub fn crash(&mut self, seed: u64) {
+        self.pump();
+        self.note_end();
+        let next = self.device.crash(seed);
+        self.hits.hit_if(State::CrashAfterKill, self.facts.killed && self.store.is_some());
+        self.replace(next);
+        self.facts.all_stable = true;
+        self.facts.killed = false;
+    }
+
+    /// The daemon is killed now.
+    pub fn kill(&mut self, seed: u64) {
+        self.pump();
+        self.note_end();
+        self.hits.hit_if(State::KillInFlight, self.device.pending() > 0);
+        let next = self.device.kill(seed);
+        self.replace(next);
+        self.facts.all_stable = false;
+        self.facts.killed = true;
+    }
+
+    /// States worth noting of a mount that is about to end badly.
+    fn note_end(&mut self) {
+        if self.store.is_some() {
+            self.hits.hit_if(State::VoidLast, self.last_was_void() && self.model.end() > self.model.durable);
+            let flushes = self.device.ops().flushes;
+            self.hits.hit_if(State::CrashBeforeFlush, flushes == self.flushes_at_mount);
+        }
+        self.hits.hit_if(State::Overtaken, self.device.ops().overtaken > 0);
+    }
+
+    /// Go on with another disk; what the store of this one still does is of no account.
+    fn replace(&mut self, next: SimDevice) {
+        self.device.power_off();
+        if let Some(store) = self.store.take() {
+            self.facts.clean = false;
+            self.facts.recovered = None;
+            drop(store);
+        }
+        self.answers.lock().clear();
+        self.stalled = false;
+        self.setup.prepare(&next);
+        self.device = Arc::new(next);
+        // The new disk plans no faults; what an old one lied about stays.
+        self.facts.faults = self.facts.lied;
+    }
+
+    /// The power fails in the middle of a clean unmount.
+    pub fn close_crash(&mut self, after: u64, seed: u64) {
+        if self.store.is_none() && !self.mount() {
+            return;
+        }
+        let Some(store) = self.store.take() else { return };
+        self.stall(false);
+        self.pump();
+        self.device.power_off_after(after + 1);
+        let faults = std::mem::replace(&mut self.facts.faults, true);
+        let closed = store.close();
+        self.pump();
+        self.facts.faults = faults;
+        let whole = closed.is_ok();
+        if whole && !self.facts.lied {
+            self.model.all_promised();
+        }
+        self.hits.hit_if(State::CrashInClose, !whole);
+        self.store = Some(store);
+        self.crash(seed);
+        // The unmount may have been over before the power failed.
+        self.facts.clean = whole;
+    }
+
+    /// The power fails in the middle of the next mount.
+    pub fn mount_crash(&mut self, after: u64, seed: u64) {
+        if self.store.is_some() {
+            return;
+        }
+        let expected = self.examine();
+        self.device.power_off_after(after + 1);
+        let opened = LogStructuredStore::open(self.device.clone() as Arc<dyn Device>, self.setup.options());
+        self.hits.hit_if(State::CrashInMount, opened.is_err());
+        self.facts.mount_crashes += 1;
+        self.hits.hit_if(State::CrashInMountTwice, self.facts.mount_crashes > 1);
+        match opened {
+            // What a mount has shown is kept from then on.
+            Ok(store) => {
+                if let (Some(end), false) = (expected, self.facts.lied) {
+                    self.model.cut(end);
+                    self.facts.recovered = None;
+                }
+                self.store = Some(store);
+                self.facts.clean = false;
+            }
+            Err(_) if self.facts.all_stable => {}
+            Err(_) => self.facts.recovered = None,
+        }
+        // It may have said already that it has begun.
+        self.facts.clean = false;
+        self.crash(seed);
+    }
+
+    /// Look at the disk without changing it; the end that recovery finds.
+    fn examine(&mut self) -> Option<u64> {
+        let before = (self.setup.disk == Disk::Honest && self.seed.is_multiple_of(16)).then(|| self.device.snapshot());
+        let image = match Image::open(self.device.clone() as Arc<dyn Device>) {
+            Ok(image) => image,
+            Err(error) => {
+                assert!(self.facts.faults || self.facts.lied, "the store can't be looked at: {error}");
+                return None;
+            }
+        };
+        let report = image.recovery().clone();
+        if !self.facts.lied {
+            self.check_image(&image, &report);
+        }
+        if let Some(before) = before {
+            assert!(before == self.device.snapshot(), "looking has changed the disk");
+        }
+        Some(report.end_lsn)
+    }
+
+    fn check_image(&mut self, image: &Image, report: &RecoveryReport) {
+        assert_eq!(report.damage, Vec::new(), "damage where nothing was damaged; {:?}", report.notes);
+        if let Some(known) = self.facts.recovered {
+            assert_eq!(report.end_lsn, known, "recovery decides otherwise the second time");
+        }
+        if !self.facts.faults {
+            self.facts.recovered = Some(report.end_lsn);
+        }
+        let torn = |what: &str| image.remarks().iter().any(|remark| remark.contains(what));
+        self.hits.hit_if(State::TornSuperblock, torn("superblock"));
+        self.hits.hit_if(State::TornCheckpoint, torn("checkpoint"));
+        if self.facts.faults || std::env::var_os("SIM_NO_CHECK").is_some() {
+            return;
+        }
+        let checked = image.check(&mut |_, _| {}).expect("the disk can be read");
+        assert_eq!(checked.damage, Vec::new(), "check finds damage where nothing was damaged");
+        // What recovery would give: the model cut there.
+        let mut model = self.model.clone();
+        model.cut(report.end_lsn);
+        let mut bytes = Vec::new();
+        let gaps = image.read_log(b"log", &mut |offset, piece| {
+            assert_eq!(offset, bytes.len() as u64, "the pieces of a log are not in order");
+            bytes.extend_from_slice(piece);
+            Ok(())
+        });
+        assert_eq!(gaps.expect("the log is there"), Vec::new());
+        assert!(bytes == model.log(LOG).data, "an unmounted log has {} bytes, and not the right ones", bytes.len());
+    }
+
+    /// Mount and compare everything. False: the disk has lied too much, or has failed.
+    pub fn mount(&mut self) -> bool {
+        let was_clean = self.facts.clean;
+        self.examine();
+        let open =
+            |world: &World| LogStructuredStore::open(world.device.clone() as Arc<dyn Device>, world.setup.options());
+        let store = match open(self) {
+            Ok(store) => store,
+            Err(error) => {
+                assert!(self.facts.faults || self.facts.lied, "the store can't be mounted: {error}");
+                self.hits.hit(State::MountFailed);
+                // The cause goes away: then it has to work, unless the disk has lied.
+                self.device.heal();
+                self.facts.clean = false;
+                match open(self) {
+                    Ok(store) => store,
+                    Err(error) => {
+                        assert!(self.facts.lied, "the healed disk can't be mounted: {error}");
+                        self.hits.hit(State::LieFound);
+                        return false;
+                    }
+                }
+            }
+        };
+        let report = store.stats().recovery;
+        if self.facts.lied {
+            return self.mounted_liar(store, &report);
+        }
+        assert_eq!(report.damage, Vec::new(), "damage where nothing was damaged; {:?}", report.notes);
+        if was_clean && self.facts.clean && !self.facts.faults {
+            assert!(report.clean, "a clean store was not found clean: {:?}", report.notes);
+        }
+        self.note_cut(&store, &report);
+        self.facts = Facts { faults: self.facts.faults, lied: false, killed: self.facts.killed, ..Facts::default() };
+        self.flushes_at_mount = self.device.ops().flushes;
+        self.recovery_lsn_at_mount = store.stats().recovery_lsn;
+        self.check_figures(&store);
+        self.read_all(&store);
+        self.store = Some(store);
+        true
+    }
+
+    /// Cut the model where recovery has cut, and note what that was.
+    fn note_cut(&mut self, store: &LogStructuredStore, report: &RecoveryReport) {
+        let (durable, end) = (self.model.durable, self.model.end());
+        let cut = report.end_lsn;
+        let lost = self.model.cut(cut);
+        if lost > 0 {
+            self.hits.hit_if(State::CutInBlock, !cut.is_multiple_of(BLOCK));
+            self.hits.hit_if(State::CutOnBlock, cut.is_multiple_of(BLOCK));
+            self.hits.hit_if(State::CutFrames, report.cut_frames > 0);
+            self.hits.hit_if(State::HeaderLost, end / SEGMENT > (cut.max(1) - 1) / SEGMENT && cut < end);
+            self.hits.hit_if(State::CutEverything, self.model.end() == durable);
+        } else {
+            self.hits.hit_if(State::CutNothing, end > durable);
+        }
+        let begins = store.stats().end_lsn / SEGMENT;
+        self.hits.hit_if(State::MountInNextSegment, begins > cut / SEGMENT && !cut.is_multiple_of(SEGMENT));
+        self.hits.hit_if(State::MountAtSegmentEnd, cut.is_multiple_of(SEGMENT));
+        self.hits.hit_if(State::NoSpaceMount, self.facts.full);
+    }
+
+    /// Figures that the model knows too.
+    fn check_figures(&mut self, store: &LogStructuredStore) {
+        let log = self.model.log(LOG);
+        let info = store.log(LOG).expect("the log is there");
+        assert_eq!(info.size, log.data.len() as u64, "size");
+        assert_eq!(info.mode, log.mode, "mode");
+        assert_eq!(info.device_bytes, log.device_bytes, "bytes on the device");
+        let stats = store.stats();
+        assert!(stats.used + stats.segments_free * stats.segment_size <= stats.capacity, "{stats:?}");
+        assert!(stats.available <= stats.capacity - stats.used, "{stats:?}");
+        // The log is one run from the first segment on: what is used is what lies below its end.
+        assert_eq!(stats.used, stats.end_lsn - SEGMENT, "{stats:?}");
+    }
+
+    fn read_all(&mut self, store: &Arc<LogStructuredStore>) {
+        let size = self.model.log(LOG).data.len() as u64;
+        let mut offset = 0;
+        while offset < size {
+            let len = 512 + (self.seed.wrapping_add(offset) % 16_000) as usize;
+            let got = self.compare(store, offset, len);
+            if got == 0 {
+                assert!(self.facts.faults, "the log can't be read at {offset}");
+                return;
+            }
+            self.hits.hit(State::ReadFromDisk);
+            offset += got as u64;
+        }
+    }
+
+    /// A store on a disk that has lied: whatever can be read is what was written.
+    fn mounted_liar(&mut self, store: Arc<LogStructuredStore>, report: &RecoveryReport) -> bool {
+        let told = !report.damage.is_empty() || report.cut_bytes > 0 || !report.notes.is_empty();
+        let cut = catch_unwind(AssertUnwindSafe(|| self.model.clone().cut(report.end_lsn)));
+        self.hits.hit_if(State::LieFound, told);
+        self.hits.hit_if(State::LieHarmless, !told && cut.is_ok());
+        self.model.cut_by_lie(report.end_lsn, LOG, store.log(LOG).expect("the log is there").size);
+        let size = self.model.log(LOG).data.len() as u64;
+        let mut offset = 0;
+        while offset < size {
+            let got = self.compare(&store, offset, 3000);
+            offset += if got == 0 { 512 } else { got as u64 };
+        }
+        self.facts = Facts { faults: true, lied: true, ..Facts::default() };
+        self.store = Some(store);
+        true
+    }
+}

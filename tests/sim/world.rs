@@ -1,0 +1,429 @@
+//! A store on a simulated disk beside its model: every operation is done to both, and what they answer is compared.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use llamafs::io::{Device, SimDevice, SimFault, SimOp};
+use llamafs::store::{AppendAt, Appended, AttrChange, LogStructuredStore, StoreError};
+use parking_lot::Mutex;
+
+use super::model::{Model, What, frame_len};
+use super::plan::{Disk, Fill, Op, SEGMENT, Setup};
+use super::rng::Rng;
+use super::states::{Hits, State};
+
+/// The log of a new store.
+pub const LOG: u32 = 1;
+/// Rounds of completions after which something hangs.
+const PATIENCE: u32 = 20_000;
+/// Blocks of the store, in bytes.
+pub const BLOCK: u64 = 4096;
+
+/// Answers that came.
+pub enum Answer {
+    Synced { lsn: u64, over_buffers: bool, result: Result<(), StoreError> },
+    Later { data: Vec<u8>, result: Result<Appended, StoreError> },
+}
+
+type Answers = Arc<Mutex<VecDeque<Answer>>>;
+
+/// What the last operation on the ring's tail was.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Last {
+    Record,
+    Void,
+}
+
+pub struct World {
+    pub setup: Setup,
+    pub seed: u64,
+    pub device: Arc<SimDevice>,
+    pub store: Option<Arc<LogStructuredStore>>,
+    pub model: Model,
+    pub hits: Hits,
+    pub answers: Answers,
+    /// Records made so far: no two are alike.
+    records: u64,
+    pub stalled: bool,
+    /// LSN that was synced last.
+    synced: u64,
+    last: Last,
+    /// Flushes of the device when the store was mounted.
+    pub flushes_at_mount: u64,
+    pub recovery_lsn_at_mount: u64,
+    pub facts: Facts,
+    pub trace: bool,
+}
+
+/// What is known of the present disk and mount.
+#[derive(Clone, Copy, Default)]
+pub struct Facts {
+    /// Nothing on the disk is only in its cache.
+    pub all_stable: bool,
+    /// The end that recovery found, if the disk was looked at since its last change.
+    pub recovered: Option<u64>,
+    /// The store was unmounted cleanly.
+    pub clean: bool,
+    pub full: bool,
+    pub killed: bool,
+    pub mount_crashes: u32,
+    /// A fault of the disk is planned or has happened: requests may fail.
+    pub faults: bool,
+    /// The disk may have lied.
+    pub lied: bool,
+}
+
+impl World {
+    pub fn new(seed: u64, setup: Setup, pristine: &SimDevice, trace: bool) -> Self {
+        let device = Arc::new(pristine.crash(seed));
+        setup.prepare(&device);
+        Self {
+            setup,
+            seed,
+            device,
+            store: None,
+            model: Model::new(LOG, 0o644),
+            hits: Hits::default(),
+            answers: Answers::default(),
+            records: 0,
+            stalled: false,
+            synced: 0,
+            last: Last::Record,
+            flushes_at_mount: 0,
+            recovery_lsn_at_mount: 0,
+            facts: Facts { all_stable: true, clean: true, ..Facts::default() },
+            trace,
+        }
+    }
+
+    pub fn run(&mut self, ops: &[Op]) {
+        for (number, op) in ops.iter().enumerate() {
+            if self.trace {
+                let ends = self.store.as_ref().map(|store| (store.stats().end_lsn, store.stable_lsn()));
+                eprintln!("{number:3} {op:?} {ends:x?}");
+            }
+            self.step(*op);
+        }
+        self.device.power_off();
+        self.store = None;
+    }
+
+    fn step(&mut self, op: Op) {
+        match op {
+            Op::Remount => return self.unmount(),
+            Op::Crash { seed } => return self.crash(u64::from(seed)),
+            Op::Kill { seed } => return self.kill(u64::from(seed)),
+            Op::CloseCrash { after, seed } => return self.close_crash(u64::from(after), u64::from(seed)),
+            Op::MountCrash { after, seed } => return self.mount_crash(u64::from(after), u64::from(seed)),
+            _ => {}
+        }
+        if self.store.is_none() && !self.mount() {
+            return;
+        }
+        let Some(store) = self.store.clone() else { return };
+        match op {
+            Op::Append { len, fill } => drop(self.append(&store, len, fill)),
+            Op::Later { len, fill } => self.append_later(&store, len, fill),
+            Op::GiveUp { len } => self.give_up(&store, len),
+            Op::Sync => self.sync(&store),
+            Op::SyncNow => {
+                self.sync(&store);
+                self.settle(&store);
+            }
+            Op::Tick => {
+                self.stall(false);
+                // A checkpoint waits for what it saves.
+                store.tick();
+                let stats = store.stats();
+                self.hits.hit_if(State::CheckpointWhileRunning, stats.recovery_lsn > self.recovery_lsn_at_mount);
+            }
+            Op::Idle => {
+                self.settle(&store);
+                let writes = self.device.ops().writes;
+                store.tick_idle();
+                self.settle(&store);
+                self.hits.hit_if(State::IdleMark, self.device.ops().writes > writes);
+            }
+            Op::Poll => drop(store.poll(false)),
+            Op::Settle => self.settle(&store),
+            Op::Read { at, len } => self.read(&store, at, len),
+            Op::Mode { mode } => self.mode(&store, mode),
+            Op::Fill { len } => self.fill(&store, len),
+            Op::Stall => self.stall(true),
+            Op::Fault { which, nth } => self.fault(which, u64::from(nth)),
+            Op::Remount | Op::Crash { .. } | Op::Kill { .. } | Op::CloseCrash { .. } | Op::MountCrash { .. } => {}
+        }
+        self.pump();
+    }
+
+    /// Bytes that nothing else has.
+    fn data(&mut self, len: u32, fill: Fill) -> Vec<u8> {
+        self.records += 1;
+        let mut rng = Rng::of(self.seed, 1000 + self.records);
+        let len = len as usize;
+        match fill {
+            Fill::Bytes => {
+                let mut bytes = vec![0; len];
+                bytes.chunks_mut(8).for_each(|chunk| chunk.copy_from_slice(&rng.next().to_le_bytes()[..chunk.len()]));
+                bytes
+            }
+            Fill::Zeros => vec![0; len],
+            Fill::Magics => {
+                let magics = [*b"DATA", *b"VOID", *b"META", *b"EPOC", *b"MARK", *b"PADD", *b"LLAM", [0; 4]];
+                (0..len)
+                    .map(|at| if at % 16 < 4 { magics[(at / 16 + len) % 8][at % 16] } else { at as u8 & 3 })
+                    .collect()
+            }
+            Fill::Frames => {
+                let from = self.device.geometry().capacity - self.setup.segments * SEGMENT;
+                let place = from + BLOCK + rng.below(SEGMENT / 16) * 16;
+                self.device.peek(place, len)
+            }
+        }
+    }
+
+    fn accepted(&mut self, appended: Appended, data: Vec<u8>) {
+        let len = self.model.log(LOG).data.len() as u64;
+        assert_eq!(appended.offset, len, "a record was accepted at the wrong offset");
+        if data.is_empty() {
+            return;
+        }
+        self.placed(appended.end_lsn, frame_len(data.len() as u64), Last::Record);
+        self.model.accept(appended.end_lsn, What::Record { log: LOG, data });
+    }
+
+    /// A frame of `total` bytes ends at `end`.
+    fn placed(&mut self, end: u64, total: u64, kind: Last) {
+        let begins = (end - total) / SEGMENT;
+        assert_eq!(begins, (end - 1) / SEGMENT, "a frame crosses its segment");
+        let before = self.model.end();
+        if before / SEGMENT < begins && before > 0 {
+            self.hits.hit(State::NextSegment);
+            self.hits.hit_if(State::SegmentFilledByVoid, self.last == Last::Void);
+        }
+        self.last = kind;
+    }
+
+    fn append(&mut self, store: &Arc<LogStructuredStore>, len: u32, fill: Fill) -> Result<(), StoreError> {
+        let data = self.data(len, fill);
+        self.pump();
+        match store.try_append(LOG, &data, AppendAt::End) {
+            Ok(appended) => {
+                self.accepted(appended, data);
+                Ok(())
+            }
+            Err(error) => {
+                self.refused(store, &error);
+                Err(error)
+            }
+        }
+    }
+
+    /// May the store refuse like this?
+    fn refused(&mut self, store: &LogStructuredStore, error: &StoreError) {
+        match error {
+            StoreError::WouldBlock => {
+                self.hits.hit(State::RingFull);
+                self.hits.hit_if(State::Stalled, self.stalled);
+            }
+            StoreError::NoSpace => {
+                self.hits.hit(State::NoSpace);
+                self.facts.full = true;
+                assert_eq!(store.stats().segments_free, 0, "ENOSPC with free segments");
+            }
+            StoreError::ReadOnly => {
+                assert!(self.facts.faults, "the store stopped without a fault: {}", store.stats().state);
+                self.hits.hit(State::RefusedAfterFailure);
+            }
+            error => panic!("an append was refused: {error}"),
+        }
+    }
+
+    fn append_later(&mut self, store: &Arc<LogStructuredStore>, len: u32, fill: Fill) {
+        let data = self.data(len, fill);
+        let (answers, kept) = (self.answers.clone(), data.clone());
+        let done = Box::new(move |result| answers.lock().push_back(Answer::Later { data: kept, result }));
+        store.append_later(LOG, data, AppendAt::End, done);
+    }
+
+    fn give_up(&mut self, store: &Arc<LogStructuredStore>, len: u32) {
+        self.pump();
+        match store.give_up(len as usize) {
+            Ok(end) => {
+                self.placed(end, frame_len(u64::from(len)), Last::Void);
+                self.model.accept(end, What::Nothing);
+            }
+            Err(error) => self.refused(store, &error),
+        }
+    }
+
+    fn sync(&mut self, store: &Arc<LogStructuredStore>) {
+        self.pump();
+        let Some(info) = store.log(LOG) else { panic!("the log is gone") };
+        let lsn = info.end_lsn;
+        let over_buffers = lsn > store.stable_lsn() + self.setup.buffer_size as u64;
+        let answers = self.answers.clone();
+        let done = Box::new(move |result| answers.lock().push_back(Answer::Synced { lsn, over_buffers, result }));
+        store.make_stable(lsn, done);
+    }
+
+    /// Take the answers that came.
+    pub fn pump(&mut self) {
+        let mut synced = 0;
+        loop {
+            let Some(answer) = self.answers.lock().pop_front() else { break };
+            match answer {
+                Answer::Synced { lsn, over_buffers, result: Ok(()) } => {
+                    synced += 1;
+                    let rewrites = self.setup.tail == llamafs::store::Tail::Rewrite;
+                    let shared = lsn > self.synced && lsn / BLOCK == self.synced / BLOCK && rewrites;
+                    self.hits.hit_if(State::SharedTailBlock, shared);
+                    self.hits.hit_if(State::SyncOverBuffers, over_buffers);
+                    self.synced = lsn;
+                    if !self.facts.lied {
+                        self.model.promise(lsn);
+                    }
+                }
+                Answer::Synced { result: Err(error), .. } => {
+                    assert!(self.facts.faults, "fsync failed without a fault: {error}");
+                    self.hits.hit(State::SyncFailed);
+                }
+                Answer::Later { data, result: Ok(appended) } => {
+                    self.hits.hit(State::LaterTaken);
+                    self.accepted(appended, data);
+                }
+                Answer::Later { result: Err(error), .. } => {
+                    self.hits.hit_if(State::NoSpaceLater, error == StoreError::NoSpace);
+                    if let Some(store) = self.store.clone() {
+                        self.refused(&store, &error);
+                    }
+                }
+            }
+        }
+        self.hits.hit_if(State::SyncsTogether, synced > 1);
+    }
+
+    pub fn stall(&mut self, stalled: bool) {
+        self.stalled = stalled;
+        self.device.stall(stalled);
+    }
+
+    /// Let the disk work until it has nothing to do; then every fsync is answered and nothing waits for room.
+    pub fn settle(&mut self, store: &LogStructuredStore) {
+        self.stall(false);
+        let mut rounds = 0;
+        while self.device.pending() > 0 {
+            store.poll(true);
+            rounds += 1;
+            assert!(rounds < PATIENCE, "the store never comes to rest");
+        }
+        self.pump();
+        assert_eq!(store.deferred(), 0, "appends wait though the ring has room: {:?}", store.ring_slots());
+    }
+
+    fn read(&mut self, store: &Arc<LogStructuredStore>, at: u32, len: u32) {
+        self.stall(false);
+        let size = self.model.log(LOG).data.len() as u64;
+        let offset = if size == 0 { 0 } else { u64::from(at) % (size + size / 16 + 1) };
+        if offset + u64::from(len) >= size && self.model.end() > store.stable_lsn() {
+            self.hits.hit(State::ReadFromRing);
+        }
+        self.compare(store, offset, len as usize);
+    }
+
+    /// Read a part of the log and compare it; gives the bytes that could be read.
+    pub fn compare(&mut self, store: &LogStructuredStore, offset: u64, len: usize) -> usize {
+        let slot = Arc::new(Mutex::new(None));
+        let filled = slot.clone();
+        store.read(LOG, offset, len, Box::new(move |result| *filled.lock() = Some(result)));
+        let mut rounds = 0;
+        while slot.lock().is_none() {
+            store.poll(true);
+            rounds += 1;
+            assert!(rounds < PATIENCE, "a read is never answered");
+        }
+        self.pump();
+        let stopped = store.stats().state.starts_with("appends stopped");
+        let data = &self.model.log(LOG).data;
+        let from = (offset as usize).min(data.len());
+        let expected = &data[from..from.saturating_add(len).min(data.len())];
+        let result = slot.lock().take();
+        match result {
+            Some(Ok(bytes)) if self.facts.lied => {
+                assert!(
+                    bytes.len() <= expected.len() && bytes == expected[..bytes.len()],
+                    "different data at {offset}"
+                );
+                bytes.len()
+            }
+            Some(Ok(bytes)) => {
+                assert!(bytes == expected, "{}", difference(&bytes, expected, offset));
+                self.hits.hit_if(State::ReadAfterFailure, stopped && !bytes.is_empty());
+                bytes.len()
+            }
+            Some(Err(error)) => {
+                let shut = stopped && self.setup.shutdown;
+                assert!(shut || self.facts.faults, "read of {len} at {offset} of {}: {error}", data.len());
+                self.hits.hit_if(State::ReadFailed, !shut);
+                self.hits.hit_if(State::LieFound, self.facts.lied);
+                0
+            }
+            None => 0,
+        }
+    }
+
+    fn mode(&mut self, store: &Arc<LogStructuredStore>, mode: u32) {
+        // It sleeps while the ring is full, and nobody but this thread makes room.
+        self.settle(store);
+        match store.set_attr(LOG, AttrChange { mode: Some(mode), ..AttrChange::default() }) {
+            Ok(info) => {
+                assert_eq!(info.mode, mode & 0o7777);
+                self.last = Last::Record;
+                self.model.accept(info.end_lsn, What::Mode { log: LOG, mode: info.mode });
+            }
+            Err(error) => self.refused(store, &error),
+        }
+    }
+
+    fn fill(&mut self, store: &Arc<LogStructuredStore>, len: u32) {
+        for _ in 0..10_000 {
+            match self.append(store, len.max(200), Fill::Bytes) {
+                Ok(()) => {}
+                Err(StoreError::WouldBlock) => self.settle(store),
+                Err(StoreError::NoSpace) => {
+                    let stats = store.stats();
+                    assert!(stats.full && stats.available == 0, "full: {stats:?}");
+                    return;
+                }
+                Err(_) => return,
+            }
+        }
+        panic!("the disk never fills up");
+    }
+
+    fn fault(&mut self, which: u32, nth: u64) {
+        let op = [SimOp::Write, SimOp::Flush, SimOp::Read][which as usize % 3];
+        let choice = which / 3;
+        let fault = match (self.setup.disk, op) {
+            (Disk::Honest, _) => return,
+            (Disk::Failing, _) => SimFault::Error([libc::EIO, libc::ENOSPC, libc::EIO][choice as usize % 3]),
+            (Disk::Lying, SimOp::Write) if choice % 2 == 0 => SimFault::Misdirected(u64::from(choice / 2) * 512),
+            (Disk::Lying, SimOp::Write | SimOp::Flush) => SimFault::Lost,
+            (Disk::Lying, SimOp::Read) if choice % 2 == 0 => SimFault::Stale,
+            (Disk::Lying, SimOp::Read) => SimFault::BitRot { at: choice / 2, xor: 1 << (choice % 8) },
+        };
+        self.facts.faults = true;
+        self.facts.lied |= self.setup.disk == Disk::Lying;
+        self.device.inject(op, nth, 1, fault);
+    }
+
+    pub fn last_was_void(&self) -> bool {
+        self.last == Last::Void
+    }
+}
+
+/// Where two runs of bytes part.
+fn difference(got: &[u8], expected: &[u8], offset: u64) -> String {
+    let at = got.iter().zip(expected).position(|(a, b)| a != b).unwrap_or(got.len().min(expected.len()));
+    format!("read at {offset}: {} bytes of {}, different from byte {at} on", got.len(), expected.len())
+}
