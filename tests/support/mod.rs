@@ -8,7 +8,11 @@ use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+pub mod follow;
 
 /// Shortest record with a header.
 pub const HEADER: usize = 24;
@@ -112,6 +116,34 @@ impl Drop for Store {
         if self.looped {
             let _ = Command::new("losetup").arg("-d").arg(&self.device).status();
         }
+    }
+}
+
+/// Ends a daemon that leaves somebody waiting: kill -9 ends every call that waits, and so the test, which then fails.
+pub struct Watchdog {
+    stop: Sender<()>,
+    thread: JoinHandle<bool>,
+}
+
+impl Watchdog {
+    pub fn start(store: &Store, limit: Duration) -> Watchdog {
+        let (stop, stopped) = mpsc::channel();
+        let pid = store.pid().to_string();
+        let thread = std::thread::spawn(move || {
+            let late = stopped.recv_timeout(limit) == Err(RecvTimeoutError::Timeout);
+            if late {
+                eprintln!("hangs for {limit:?}: the daemon is ended");
+                let _ = Command::new("kill").args(["-KILL", &pid]).status();
+            }
+            late
+        });
+        Watchdog { stop, thread }
+    }
+
+    /// All is done; fails if it was too late.
+    pub fn stop(self) {
+        drop(self.stop);
+        assert!(!self.thread.join().unwrap(), "the daemon hung and was ended");
     }
 }
 
