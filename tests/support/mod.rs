@@ -12,6 +12,7 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+pub mod chance;
 pub mod follow;
 
 /// Shortest record with a header.
@@ -239,6 +240,8 @@ pub fn walk(mut log: impl Read) -> Contents {
 }
 
 const JOB: &str = "LLAMAFS_TEST_WRITER";
+/// Instead of a number of appends between two fsyncs: never sync, and note what `write` answered.
+pub const NOTE_ANSWERED: u32 = u32::MAX;
 
 /// Start a writer process: this test program again, with a job in its environment.
 pub fn spawn_writer(log: &Path, writer: u32, appends: u32, sync_every: u32, synced: Option<&Path>) -> Child {
@@ -270,8 +273,8 @@ pub fn writer_process() {
         if number % 64 == 5 && log.write(&[SINGLE]).ok() != Some(1) {
             std::process::exit(1);
         }
-        if sync_every > 0 && number % sync_every == 0 {
-            if nix::unistd::fdatasync(&log).is_err() {
+        if sync_every > 0 && (sync_every == NOTE_ANSWERED || number % sync_every == 0) {
+            if sync_every != NOTE_ANSWERED && nix::unistd::fdatasync(&log).is_err() {
                 std::process::exit(1);
             }
             if let Some(synced) = &mut synced {
