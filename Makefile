@@ -4,7 +4,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 LOOM_MODELS := $(wildcard tests/loom_*.rs)
 
-.PHONY: all demo test lint stress bench loom doc install clean
+.PHONY: all demo test lint stress torture bench loom doc install clean
 
 all:
 	$(CARGO) build --release --locked
@@ -29,6 +29,12 @@ STRESS_RUNS ?= 100
 stress:
 	$(CARGO) bench --locked --bench ring_stress -- --runs $(STRESS_RUNS)
 	$(CARGO) bench --locked --bench store_stress -- --runs $(STRESS_RUNS)
+
+# Ends under load, 300 rounds each on a file and on a loop device: kill -9 of the daemon and of the writers, SIGTERM,
+# umount. Needs root.
+TORTURE_ROUNDS ?= 300
+torture:
+	LLAMAFS_TORTURE_ROUNDS=$(TORTURE_ROUNDS) $(CARGO) test --release --locked --test kill -- --nocapture --test-threads 1
 
 # Tables on stdout: the ring in memory, the ring onto a file, LogStructuredStore::append.
 bench:

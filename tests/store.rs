@@ -1,6 +1,6 @@
 //! The promises of the LogStructuredStore, on a simulated device and driven by one thread.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
 use std::sync::Arc;
 
@@ -158,4 +158,54 @@ fn a_full_device_refuses_at_once_and_keeps_all_it_accepted() {
     let store = open(&device, Tail::Rewrite);
     assert_eq!(read_all(&store, expected.len()), expected);
     store.close().unwrap();
+}
+
+/// Writes of several fillings are on their way and end in any order: what was accepted is read whole all the time.
+#[test]
+fn a_read_beside_writes_that_end_in_any_order_gets_every_byte() {
+    for seed in 0..60 {
+        let device = Arc::new(SimDevice::new(4 << 20, seed));
+        LogStructuredStore::format(device.clone() as Arc<dyn Device>, &tiny(), &mut |_, _| {}).unwrap();
+        let store = open(&device, Tail::Rewrite);
+        device.max_delay(6);
+        let mut expected = Vec::new();
+        for number in 0..300 {
+            let data = record(number);
+            append(&store, &data).unwrap();
+            expected.extend(data);
+            store.poll(false);
+            // From the ring for the most part: what was appended last, and a little before.
+            let from = expected.len().saturating_sub(50_000 - number as usize * 97);
+            let piece = store.read_now(LOG, from as u64, expected.len() - from).unwrap();
+            assert!(piece == expected[from..], "seed {seed}: {} of {} bytes", piece.len(), expected.len() - from);
+        }
+    }
+}
+
+/// More readers at once than reads of the device: when the last read lands, nobody is left waiting.
+#[test]
+fn every_reader_is_answered_however_many_there_are_at_once() {
+    let device = made(4 << 20);
+    let store = open(&device, Tail::Rewrite);
+    let mut expected = Vec::new();
+    while expected.len() < 1 << 20 {
+        let data = record(expected.len() as u64);
+        append(&store, &data).unwrap();
+        expected.extend(data);
+    }
+    let answered = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    // Four places far from one another, and then many readers at a fifth.
+    let places = [100_000, 300_000, 500_000, 700_000].into_iter().chain((0..60).map(|n| 900_000 + n));
+    let mut asked = 0;
+    for place in places {
+        asked += 1;
+        let (answered, wanted) = (answered.clone(), expected[place..place + 10].to_vec());
+        let done = move |result: Result<Vec<u8>, StoreError>| {
+            assert_eq!(result.unwrap(), wanted);
+            answered.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        };
+        store.read(LOG, place as u64, 10, Box::new(done));
+    }
+    while store.poll(true) > 0 {}
+    assert_eq!(answered.load(std::sync::atomic::Ordering::SeqCst), asked);
 }

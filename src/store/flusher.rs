@@ -28,6 +28,13 @@ struct Dispatch {
     tail_block: Vec<u8>,
 }
 
+/// Fillings that are written and wait for an earlier one.
+#[derive(Default)]
+struct Written {
+    fills: BTreeMap<u64, FillInfo>,
+    next: u64,
+}
+
 /// What lies between the ring and QuikIO.
 pub struct Flusher {
     me: Weak<Flusher>,
@@ -39,6 +46,7 @@ pub struct Flusher {
     seed: FrameSeed,
     space: Mutex<Space>,
     dispatch: Mutex<Dispatch>,
+    written: Mutex<Written>,
     /// Who waits for what.
     pub commit: Commit,
     /// An append was refused for lack of room.
@@ -69,6 +77,7 @@ impl Flusher {
             seed,
             space: Mutex::new(space),
             dispatch: Mutex::new(Dispatch { ready: BTreeMap::new(), next: 0, tail_block }),
+            written: Mutex::default(),
             commit: Commit::new(end),
             full: AtomicBool::new(false),
             failed: AtomicBool::new(false),
@@ -201,9 +210,26 @@ impl Flusher {
         let action = self.commit.landed(fill.number, result.map_err(|error| self.fail(&error)));
         // A filling whose write failed is never recycled: its bytes stay readable from the ring.
         if written && let Some(ring) = self.ring.get().and_then(Weak::upgrade) {
-            ring.recycle(fill);
+            for fill in self.in_order(fill) {
+                ring.recycle(&fill);
+            }
         }
         self.act(action);
+    }
+
+    /// The fillings that can be recycled now that `fill` is written. Writes end in any order, but readers go from the
+    /// device to the ring at one place in the log: so fillings leave the ring as the written LSN passes them.
+    fn in_order(&self, fill: &FillInfo) -> Vec<FillInfo> {
+        let mut written = self.written.lock();
+        written.fills.insert(fill.number, *fill);
+        let mut ready = Vec::new();
+        let mut next = written.next;
+        while let Some(fill) = written.fills.remove(&next) {
+            ready.push(fill);
+            next += 1;
+        }
+        written.next = next;
+        ready
     }
 }
 

@@ -197,6 +197,9 @@ impl LogStructuredStore {
         for job in self.reads.land(number) {
             self.drive(job);
         }
+        while let Some(job) = self.reads.next() {
+            self.drive(job);
+        }
     }
 
     /// Bytes of the raw device, wherever they start: what `hexdump` of the device shows.

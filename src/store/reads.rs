@@ -54,14 +54,17 @@ impl Reads {
         Some((number, job))
     }
 
-    /// Read `number` has landed and its chunk is kept: the jobs that can go on.
+    /// Read `number` has landed and its chunk is kept: the jobs that waited for it.
     pub fn land(&self, number: u64) -> Vec<Job> {
         let mut state = self.state.lock();
         let at = state.flying.iter().position(|read| read.number == number);
-        let mut jobs = at.map(|at| state.flying.swap_remove(at).waiting).unwrap_or_default();
-        let room = MAX_READS.saturating_sub(state.flying.len());
-        let queued = room.min(state.queued.len());
-        jobs.extend(state.queued.drain(..queued));
-        jobs
+        at.map(|at| state.flying.swap_remove(at).waiting).unwrap_or_default()
+    }
+
+    /// A job that waits for a read to be its own, if there may be one more. Whoever lands a read asks until there is
+    /// none: a job that finds its bytes in the cache makes no read, whose landing would bring back the next.
+    pub fn next(&self) -> Option<Job> {
+        let mut state = self.state.lock();
+        if state.flying.len() < MAX_READS { state.queued.pop_front() } else { None }
     }
 }

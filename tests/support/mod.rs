@@ -8,7 +8,12 @@ use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+pub mod chance;
+pub mod follow;
 
 /// Shortest record with a header.
 pub const HEADER: usize = 24;
@@ -115,6 +120,34 @@ impl Drop for Store {
     }
 }
 
+/// Ends a daemon that leaves somebody waiting: kill -9 ends every call that waits, and so the test, which then fails.
+pub struct Watchdog {
+    stop: Sender<()>,
+    thread: JoinHandle<bool>,
+}
+
+impl Watchdog {
+    pub fn start(store: &Store, limit: Duration) -> Watchdog {
+        let (stop, stopped) = mpsc::channel();
+        let pid = store.pid().to_string();
+        let thread = std::thread::spawn(move || {
+            let late = stopped.recv_timeout(limit) == Err(RecvTimeoutError::Timeout);
+            if late {
+                eprintln!("hangs for {limit:?}: the daemon is ended");
+                let _ = Command::new("kill").args(["-KILL", &pid]).status();
+            }
+            late
+        });
+        Watchdog { stop, thread }
+    }
+
+    /// All is done; fails if it was too late.
+    pub fn stop(self) {
+        drop(self.stop);
+        assert!(!self.thread.join().unwrap(), "the daemon hung and was ended");
+    }
+}
+
 /// The process is there, and not only as a zombie.
 fn alive(pid: &str) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -207,6 +240,8 @@ pub fn walk(mut log: impl Read) -> Contents {
 }
 
 const JOB: &str = "LLAMAFS_TEST_WRITER";
+/// Instead of a number of appends between two fsyncs: never sync, and note what `write` answered.
+pub const NOTE_ANSWERED: u32 = u32::MAX;
 
 /// Start a writer process: this test program again, with a job in its environment.
 pub fn spawn_writer(log: &Path, writer: u32, appends: u32, sync_every: u32, synced: Option<&Path>) -> Child {
@@ -238,8 +273,8 @@ pub fn writer_process() {
         if number % 64 == 5 && log.write(&[SINGLE]).ok() != Some(1) {
             std::process::exit(1);
         }
-        if sync_every > 0 && number % sync_every == 0 {
-            if nix::unistd::fdatasync(&log).is_err() {
+        if sync_every > 0 && (sync_every == NOTE_ANSWERED || number % sync_every == 0) {
+            if sync_every != NOTE_ANSWERED && nix::unistd::fdatasync(&log).is_err() {
                 std::process::exit(1);
             }
             if let Some(synced) = &mut synced {
