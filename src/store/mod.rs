@@ -77,6 +77,8 @@ pub struct LogStructuredStore {
     keeper: keeper::Keeper,
     chunks: chunks::ChunkCache,
     reads: reads::Reads,
+    /// From the end of the log that this mount found to its own first frame.
+    gap: std::ops::Range<crate::format::Lsn>,
     /// Held across the device's work by whoever writes a checkpoint: never taken by a thread that completes or serves.
     checkpointing: Mutex<Checkpointing>,
     /// The superblock of this mount, for what never changes in it.

@@ -98,6 +98,7 @@ impl LogStructuredStore {
         );
         let flusher = Flusher::new(io.clone(), shape, seed, space, end, tail_block);
         let ring: Arc<Ring> = Arc::new(FlushBufferRing::new(buffers, flusher.clone()));
+        let gap = flusher.space().gap();
         let catalog = Catalog::default();
         for (_, state) in recovered.replay.logs {
             catalog.insert(Log::new(state));
@@ -117,6 +118,7 @@ impl LogStructuredStore {
             keeper: Keeper::new(options.flush_ms),
             chunks: ChunkCache::default(),
             reads: super::reads::Reads::default(),
+            gap,
             superblock: superblock.clone(),
             recovery_lsn: AtomicU64::new(recovered.from),
             checkpointing: Mutex::new(Checkpointing {

@@ -10,13 +10,16 @@ use std::collections::VecDeque;
 use super::geometry::Shape;
 use super::segments::SegmentTable;
 use super::types::Tail;
-use crate::format::{FRAME_HEADER, Lsn, SHORT_FRAME, SegmentHeader};
+use crate::format::{FRAME_HEADER, Lsn, SHORT_FRAME, SegmentHeader, frame};
 use crate::ring::{Placement, SealedFill, Why};
 
 /// Bytes kept free behind the claims of every filling: a mark and the head of a padding.
 pub const TRAILER: u64 = 2 * SHORT_FRAME as u64;
 /// With less room than this behind it a segment is closed.
 const LEAST_CLAIM: u64 = FRAME_HEADER as u64 + SHORT_FRAME as u64;
+
+/// What the first filling of a mount has room for: its EPOC frame, without which nobody finds the frames behind it.
+pub const FIRST_CLAIM: usize = FRAME_HEADER + frame::EPOCH_PAYLOAD;
 
 /// What lies in front of the claims of a filling.
 #[derive(Debug, Clone)]
@@ -96,6 +99,11 @@ impl Space {
         }
     }
 
+    /// Between the end of the log and the first frame of this mount: nothing of the log lies there.
+    pub fn gap(&self) -> std::ops::Range<Lsn> {
+        self.sealed_end..self.next_start
+    }
+
     /// Would a claim of `need` bytes behind `end` ever fit?
     pub fn has_room(&self, end: Lsn, need: usize) -> bool {
         let Some(plan) = self.plans.back() else { return false };
@@ -116,7 +124,7 @@ impl Space {
     /// [`crate::ring::Stage::place`]: close the filling just sealed and place the next.
     pub fn place(&mut self, sealed: Option<SealedFill>, need: usize, why: Why, now_ns: u64, stable: Lsn) -> Placement {
         let Some(fill) = sealed else {
-            let (plan, placement) = self.next_filling(0, self.first, 0, now_ns, stable);
+            let (plan, placement) = self.next_filling(0, self.first, FIRST_CLAIM, now_ns, stable);
             self.plans.push_back(plan);
             self.next_start = placement.base_lsn + placement.start as u64;
             return placement;
@@ -158,7 +166,8 @@ impl Space {
             return filling;
         }
         let device_offset = self.table.device_offset(self.shape.block_down(at));
-        let (Some(device_offset), true) = (device_offset, fits(0)) else {
+        let least = if number == 0 { need as u64 } else { 0 };
+        let (Some(device_offset), true) = (device_offset, fits(least)) else {
             let plan = Plan {
                 number,
                 prefix: Prefix::Nothing,

@@ -99,6 +99,9 @@ impl LogStructuredStore {
     /// Go on with a job until it is done or waits for the device.
     fn drive(&self, mut job: Job) {
         loop {
+            if self.gap.contains(&job.lsn) {
+                job.lsn = self.gap.end;
+            }
             let next = if job.offset >= job.end {
                 Next::Finish(Ok(()))
             } else if job.lsn >= job.log_end {

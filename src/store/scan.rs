@@ -125,7 +125,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// The bytes `[lsn, lsn + len)`, cut at the segment's end.
-    fn bytes(&mut self, lsn: Lsn, len: u64) -> Result<&[u8], IoError> {
+    pub(super) fn bytes(&mut self, lsn: Lsn, len: u64) -> Result<&[u8], IoError> {
         let end = (lsn + len).min(self.segment.end);
         if lsn < self.have.start || end > self.have.end {
             let from = self.shape.block_down(lsn);
@@ -222,30 +222,40 @@ impl<'a> Scanner<'a> {
         let mut budget = RESYNC_BUDGET_SEGMENTS * self.shape.segment_size;
         let mut lsn = from.next_multiple_of(SHORT_FRAME as u64);
         while lsn + SHORT_FRAME as u64 <= self.segment.end {
-            let head = peek(self.bytes(lsn, 2 * SHORT_FRAME as u64)?);
-            if let Some(head) = head
-                && lsn + head.total <= self.segment.end
-                && (head.total <= budget || head.total <= SMALL_FRAME)
-            {
-                budget = budget.saturating_sub(head.total);
-                let current = self.epoch();
-                let max = self.max_epoch;
-                let short_max = max.min(current.saturating_add(SHORT_FRAME_EPOCHS));
-                let epochs: Box<dyn Iterator<Item = u64>> = match head.epoch8 {
-                    Some(low) => Box::new(infer_epoch(current, max, low)),
-                    None => Box::new(current..=short_max),
-                };
-                for epoch in epochs {
-                    let seed = FrameSeed::new(&self.uuid, epoch);
-                    if self.decode_with(lsn, &seed)?.is_ok() {
-                        self.seed = seed;
-                        return Ok(Some(lsn));
-                    }
-                }
+            if self.resync_at(lsn, &mut budget)? {
+                return Ok(Some(lsn));
             }
             lsn += SHORT_FRAME as u64;
         }
         Ok(None)
+    }
+
+    /// A frame of the present epoch or a later one checks at `lsn`; the scanner's epoch is then that frame's.
+    pub fn checks_at(&mut self, lsn: Lsn) -> Result<bool, IoError> {
+        let mut budget = self.shape.segment_size;
+        self.resync_at(lsn, &mut budget)
+    }
+
+    fn resync_at(&mut self, lsn: Lsn, budget: &mut u64) -> Result<bool, IoError> {
+        let Some(head) = peek(self.bytes(lsn, 2 * SHORT_FRAME as u64)?) else { return Ok(false) };
+        if lsn + head.total > self.segment.end || (head.total > *budget && head.total > SMALL_FRAME) {
+            return Ok(false);
+        }
+        *budget = budget.saturating_sub(head.total);
+        let (current, max) = (self.epoch(), self.max_epoch);
+        let short_max = max.min(current.saturating_add(SHORT_FRAME_EPOCHS));
+        let epochs: Box<dyn Iterator<Item = u64>> = match head.epoch8 {
+            Some(low) => Box::new(infer_epoch(current, max, low)),
+            None => Box::new(current..=short_max),
+        };
+        for epoch in epochs {
+            let seed = FrameSeed::new(&self.uuid, epoch);
+            if self.decode_with(lsn, &seed)?.is_ok() {
+                self.seed = seed;
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 

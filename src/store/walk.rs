@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::LogStructuredStore;
 use super::chunks::Chunk;
+use super::placing::{FIRST_CLAIM, TRAILER};
 use super::read::{Job, Next};
 use super::types::StoreError;
 use crate::format::frame::{decode, decode_epoch, infer_epoch, peek};
@@ -40,21 +41,48 @@ impl LogStructuredStore {
             self.chunks.put(chunk);
             return next;
         }
-        match failure {
-            FrameError::NeedMore(more) if more as u64 > job.need && lsn + more as u64 <= segment_end => {
-                job.need = more as u64;
-                return Next::Again;
-            }
-            // A mount with `tail=pad` starts on the next block, with an EPOC frame.
-            FrameError::End | FrameError::Checksum { .. } | FrameError::UnknownKind(_)
-                if mounts.starts_at(self.shape.block_up(lsn), lsn, &from) =>
-            {
-                job.lsn = self.shape.block_up(lsn);
-                return Next::Again;
-            }
-            _ => {}
+        if let Some(next) = self.over_gap(job, &mounts, &failure, &from, until) {
+            return next;
+        }
+        if let FrameError::NeedMore(more) = failure
+            && more as u64 > job.need
+            && lsn + more as u64 <= segment_end
+        {
+            job.need = more as u64;
+            return Next::Again;
         }
         self.pass_over(job, &mut mounts, &failure, &from, until)
+    }
+
+    /// No frame checks at the job's LSN because the log ended there once, and the next mount began behind it: on the
+    /// next block with `tail=pad`, or in the next segment for want of room.
+    fn over_gap<'b>(
+        &self,
+        job: &mut Job,
+        mounts: &Mounts,
+        failure: &FrameError,
+        from: &impl Fn(Lsn) -> &'b [u8],
+        until: Lsn,
+    ) -> Option<Next> {
+        let (lsn, segment_end) = (job.lsn, self.shape.segment_end(job.lsn));
+        let begins = self.shape.block_up(lsn);
+        if begins >= segment_end || segment_end - lsn < FIRST_CLAIM as u64 + TRAILER {
+            // Whether it is so only the next segment tells; that nothing is lacking, the offsets of the frames do.
+            let whole = matches!(failure, FrameError::NeedMore(more) if lsn + *more as u64 <= segment_end);
+            job.lsn = segment_end;
+            job.need = 0;
+            return (!whole).then(|| self.step_segment(job));
+        }
+        let wanted = begins + FIRST_CLAIM as u64 - lsn;
+        if lsn + wanted > until && job.need < wanted && lsn + wanted <= self.flusher.commit.written() {
+            job.need = wanted;
+            return Some(Next::Again);
+        }
+        if begins > lsn && mounts.starts_at(begins, from(begins)).is_some_and(|cut| cut == lsn) {
+            job.lsn = begins;
+            return Some(Next::Again);
+        }
+        None
     }
 
     /// No frame checks at the job's LSN. What was collected is given; else go on at the next place where one does.
@@ -80,7 +108,10 @@ impl LogStructuredStore {
         let mut lsn = job.lsn + line;
         while lsn + line <= until {
             let bytes = from(lsn);
-            if peek(bytes).is_some_and(|head| lsn + head.total <= segment_end) {
+            // Between the end of a mount and the block on which the next began lies what a crash left.
+            let block = self.shape.block_up(lsn + 1);
+            let cut = mounts.starts_at(block, from(block)).is_some_and(|cut| cut <= lsn);
+            if !cut && peek(bytes).is_some_and(|head| lsn + head.total <= segment_end) {
                 match mounts.check(lsn, bytes) {
                     Ok(_) => break,
                     Err(FrameError::NeedMore(_)) if job.guesses < MAX_GUESSES => {
@@ -197,11 +228,9 @@ impl Mounts {
         self.oldest..=self.newest
     }
 
-    /// An EPOC frame at `lsn` says that the log before it ended at `end`.
-    fn starts_at<'b>(&self, lsn: Lsn, end: Lsn, from: &impl Fn(Lsn) -> &'b [u8]) -> bool {
-        let bytes = from(lsn);
-        lsn > end
-            && decode_epoch(&self.uuid, lsn, bytes).is_ok_and(|(_, record): (_, EpochRecord)| record.cut_lsn == end)
+    /// If a mount begins at `lsn`: where the log before it ended.
+    fn starts_at(&self, lsn: Lsn, bytes: &[u8]) -> Option<Lsn> {
+        decode_epoch(&self.uuid, lsn, bytes).ok().map(|(_, record): (_, EpochRecord)| record.cut_lsn)
     }
 }
 

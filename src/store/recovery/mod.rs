@@ -1,0 +1,157 @@
+//! Recovery: from a superblock and a checkpoint to the exact end of the log, without writing anything.
+//!
+//! It reads frames from the checkpoint's recovery LSN on. Where no frame checks, what lies behind decides: if anything
+//! shows that the place was stable (a superblock, a checkpoint, or a stable mark found further on), it is damage, and
+//! is reported and passed over; else it is the unacknowledged tail of a crash, and is cut. It is idempotent, and
+//! bounded by the checkpoint interval.
+//!
+//! - `start`: the segment table to begin with
+//! - `next`: from one segment to the next, by its header or without it
+//! - `judge`: torn or damaged
+
+mod judge;
+mod next;
+mod start;
+
+use std::time::Instant;
+
+use super::error::OpenError;
+use super::geometry::Shape;
+use super::replay::Replay;
+use super::scan::{Scanner, Step};
+use super::segments::SegmentTable;
+use super::types::{Damage, RecoveryReport};
+use crate::format::{Checkpoint, Lsn, Superblock};
+use crate::io::{IoError, QuikIO};
+
+/// What recovery decided.
+pub struct Recovered {
+    /// Live segments.
+    pub table: SegmentTable,
+    /// The logs.
+    pub replay: Replay,
+    /// Exact end of the log.
+    pub end: Lsn,
+    /// Epoch of the frames at the end.
+    pub epoch: u64,
+    /// Highest LSN known to have been stable.
+    pub stable: Lsn,
+    /// LSN the scan started at.
+    pub from: Lsn,
+    /// For people.
+    pub report: RecoveryReport,
+}
+
+struct Recovery<'a> {
+    io: &'a QuikIO,
+    shape: Shape,
+    superblock: &'a Superblock,
+    table: SegmentTable,
+    replay: Replay,
+    stable: Lsn,
+    report: RecoveryReport,
+}
+
+/// Decide what the store holds.
+pub fn recover(
+    io: &QuikIO,
+    superblock: &Superblock,
+    checkpoint: Option<Checkpoint>,
+    max_points: usize,
+) -> Result<Recovered, OpenError> {
+    let started = Instant::now();
+    let shape = Shape::of(superblock);
+    let device = || io.describe();
+    let failed = |error: IoError| OpenError::Device { device: io.describe(), error };
+    let mut notes = Vec::new();
+    let (table, replay, from, epoch, known) = match checkpoint {
+        Some(checkpoint) => {
+            let table =
+                start::table_of(shape, &checkpoint).map_err(|what| OpenError::Damaged { device: device(), what })?;
+            let stable = checkpoint.stable_lsn.max(checkpoint.recovery_lsn);
+            let (from, epoch) = (checkpoint.recovery_lsn, checkpoint.epoch);
+            (table, Replay::restore(checkpoint, max_points), from, epoch, stable)
+        }
+        None => {
+            notes.push("no checkpoint could be used: every segment was read".to_owned());
+            let (table, from, epoch) =
+                start::table_from_headers(io, shape, superblock).map_err(failed)?.ok_or_else(|| {
+                    OpenError::Damaged {
+                        device: device(),
+                        what: "no checkpoint and no segment header can be read".to_owned(),
+                    }
+                })?;
+            (table, Replay::new(max_points), from, epoch, 0)
+        }
+    };
+    let stable = known.max(superblock.stable_lsn);
+    let report = RecoveryReport { from_lsn: from, notes, ..RecoveryReport::default() };
+    let mut recovery = Recovery { io, shape, superblock, table, replay, stable, report };
+    let (end, epoch) = recovery.run(from, epoch).map_err(failed)?;
+    let Recovery { table, mut replay, stable, mut report, .. } = recovery;
+    report.clean = superblock.clean && end == superblock.end_lsn;
+    report.end_lsn = end;
+    report.notes.append(&mut replay.notes);
+    report.millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Ok(Recovered { table, replay, end, epoch, stable, from, report })
+}
+
+impl Recovery<'_> {
+    fn run(&mut self, from: Lsn, epoch: u64) -> Result<(Lsn, u64), IoError> {
+        let (io, uuid) = (self.io, self.superblock.uuid);
+        let mut scanner = Scanner::new(io, self.shape, uuid, self.superblock.epoch, false);
+        let sequence = self.shape.sequence(from);
+        // The end of a full segment is written as the first byte of the next.
+        if self.shape.within(from) == 0 {
+            if self.is_clean_end(from) || !self.enter_segment(&mut scanner, sequence, epoch)? {
+                return Ok((from, epoch));
+            }
+        } else if let Some(physical) = self.table.physical(sequence) {
+            scanner.enter(from.max(self.shape.first_frame(sequence)), physical, epoch);
+        } else {
+            self.report.notes.push(format!("the segment of the recovery start LSN {from:#x} is not in the checkpoint"));
+            return Ok((from, epoch));
+        }
+        loop {
+            let place = scanner.place();
+            if self.is_clean_end(place) {
+                return Ok((place, scanner.epoch()));
+            }
+            match scanner.step()? {
+                Step::Frame(found) => {
+                    self.report.frames += 1;
+                    self.stable = self.stable.max(self.replay.apply(&found));
+                }
+                Step::SegmentEnd => {
+                    let epoch = scanner.epoch();
+                    if !self.enter_segment(&mut scanner, self.shape.sequence(place), epoch)? {
+                        return Ok((place, epoch));
+                    }
+                }
+                Step::Broken(error) => {
+                    if self.continues_behind_gap(&mut scanner, place)? {
+                        continue;
+                    }
+                    let Some(next) = self.judge(&mut scanner, place, &error)? else {
+                        return Ok((self.cut(place), scanner.epoch()));
+                    };
+                    scanner.go_to(next);
+                }
+            }
+        }
+    }
+
+    fn is_clean_end(&self, place: Lsn) -> bool {
+        self.superblock.clean && place == self.superblock.end_lsn
+    }
+
+    /// The end: `place`, or behind damage that reaches to the end.
+    fn cut(&self, place: Lsn) -> Lsn {
+        self.report.end_lsn.max(place)
+    }
+
+    fn damaged(&mut self, damage: Damage) {
+        self.report.damage.push(damage);
+        self.replay.damaged = true;
+    }
+}

@@ -1,0 +1,198 @@
+//! From one segment to the next.
+//!
+//! A segment is part of the log if its header says so, and is not older than the frames before it: a mount that cut the
+//! log in front of a segment leaves that segment's header behind, and begins the segment of the same number anew,
+//! perhaps in another place. Where a header can't be read, the segment's first frame tells what it is: it checks for
+//! one LSN alone.
+
+use super::Recovery;
+use crate::format::frame::decode_epoch;
+use crate::format::{FRAME_HEADER, Lsn, SegmentEntry, SegmentHeader, SegmentState, frame};
+use crate::io::IoError;
+use crate::store::scan::{Scanner, read_segment_header};
+use crate::store::types::Damage;
+
+/// Bytes of an EPOC frame.
+const EPOCH_FRAME: u64 = (FRAME_HEADER + frame::EPOCH_PAYLOAD) as u64;
+
+/// A segment that may follow.
+pub(super) struct Next {
+    pub(super) sequence: u64,
+    pub(super) physical: u32,
+    /// Of its first frame.
+    pub(super) epoch: u64,
+    /// Its header, if that can be read.
+    pub(super) header: Option<SegmentHeader>,
+}
+
+impl Recovery<'_> {
+    /// Go on in segment `sequence`, behind frames of `epoch`, if it is part of the log. False: the log ends before it.
+    pub(super) fn enter_segment(
+        &mut self,
+        scanner: &mut Scanner<'_>,
+        sequence: u64,
+        epoch: u64,
+    ) -> Result<bool, IoError> {
+        let start = self.shape.segment_start(sequence);
+        let known = self.table.live().find(|entry| entry.sequence == sequence).copied();
+        if let Some(entry) = known {
+            let header = self.header_at(entry.physical)?.filter(|header| header.sequence == sequence);
+            match header {
+                Some(header) => self.stable = self.stable.max(header.stable_lsn),
+                None => self
+                    .report
+                    .notes
+                    .push(format!("the header of segment {sequence} is damaged; the checkpoint knows it")),
+            }
+            scanner.enter(self.shape.first_frame(sequence), entry.physical, epoch.max(entry.epoch));
+            return Ok(true);
+        }
+        let must_exist = self.stable > start;
+        let Some(next) = self.find_segment(sequence, self.physical_before(sequence), epoch, must_exist)? else {
+            if must_exist {
+                self.damaged(Damage {
+                    lsn: start,
+                    len: self.stable.min(self.shape.segment_end(start)) - start,
+                    device_offset: 0,
+                    segment: sequence,
+                    what: "the segment is nowhere on the device".to_owned(),
+                });
+            }
+            return Ok(false);
+        };
+        if let Some(header) = &next.header {
+            self.stable = self.stable.max(header.stable_lsn);
+        } else if !self.header_was_damaged(scanner, &next, must_exist)? {
+            return Ok(false);
+        }
+        let entry = SegmentEntry { sequence, physical: next.physical, state: SegmentState::Open, epoch: next.epoch };
+        if !self.table.adopt(entry) {
+            return Ok(false);
+        }
+        scanner.enter(self.shape.first_frame(sequence), next.physical, next.epoch);
+        Ok(true)
+    }
+
+    /// A segment without a header: torn with its first flush, or damaged later.
+    fn header_was_damaged(
+        &mut self,
+        scanner: &mut Scanner<'_>,
+        next: &Next,
+        must_exist: bool,
+    ) -> Result<bool, IoError> {
+        let start = self.shape.segment_start(next.sequence);
+        let survey = self.survey_from(scanner, start, next)?;
+        if !must_exist && survey.evidence <= start {
+            self.report.cut_frames += survey.frames;
+            self.report.cut_bytes += survey.end.saturating_sub(start);
+            self.report.notes.push(format!(
+                "segment {} has frames but no header, and nothing tells that they were acknowledged: they were cut",
+                next.sequence
+            ));
+            return Ok(false);
+        }
+        self.damaged(Damage {
+            lsn: start,
+            len: self.shape.block,
+            device_offset: self.shape.device_offset(next.physical),
+            segment: next.sequence,
+            what: "segment header does not check".to_owned(),
+        });
+        Ok(true)
+    }
+
+    /// Segment `sequence`, which follows the one at `before` and frames of `epoch`; with `must_exist` it is looked for
+    /// everywhere.
+    pub(super) fn find_segment(
+        &self,
+        sequence: u64,
+        before: Option<u32>,
+        epoch: u64,
+        must_exist: bool,
+    ) -> Result<Option<Next>, IoError> {
+        if let Some(entry) = self.table.live().find(|entry| entry.sequence == sequence) {
+            let header = self.header_at(entry.physical)?.filter(|header| header.sequence == sequence);
+            return Ok(Some(Next { sequence, physical: entry.physical, epoch: entry.epoch, header }));
+        }
+        let hint = match before {
+            Some(before) => self.header_at(before)?.and_then(|header| header.next_physical),
+            None => None,
+        };
+        let likely: Vec<u32> = hint.into_iter().chain(self.table.next_free()).collect();
+        let everywhere = if must_exist { 0..self.shape.segments } else { 0..0 };
+        let mut places = likely.clone();
+        places.extend(everywhere.filter(|physical| !likely.contains(physical)));
+        places.retain(|physical| self.table.live().all(|entry| entry.physical != *physical));
+        // Of two that say so the younger is it.
+        let mut found: Option<SegmentHeader> = None;
+        for physical in &places {
+            let header = self.header_at(*physical)?;
+            let header = header.filter(|header| {
+                header.sequence == sequence && (epoch..=self.superblock.epoch).contains(&header.epoch)
+            });
+            if let Some(header) = header
+                && found.as_ref().is_none_or(|have| header.epoch > have.epoch)
+            {
+                found = Some(header);
+            }
+        }
+        if let Some(header) = found {
+            return Ok(Some(Next { sequence, physical: header.physical, epoch: header.epoch, header: Some(header) }));
+        }
+        let first = self.shape.first_frame(sequence);
+        for physical in places {
+            let mut scanner = self.scanner();
+            scanner.enter(first, physical, epoch);
+            let found = if must_exist { scanner.resync(first)?.is_some() } else { scanner.checks_at(first)? };
+            if found {
+                return Ok(Some(Next { sequence, physical, epoch: scanner.epoch(), header: None }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The log ended at `place`, and the next mount began behind it: on the next block with `tail=pad`, or in the next
+    /// segment for want of room. Its EPOC frame names that end. The scanner goes there.
+    pub(super) fn continues_behind_gap(&mut self, scanner: &mut Scanner<'_>, place: Lsn) -> Result<bool, IoError> {
+        let next = self.shape.block_up(place);
+        let epoch = scanner.epoch();
+        if next < scanner.segment_end() {
+            let begins = next > place && self.mount_begins(scanner.bytes(next, EPOCH_FRAME)?, next, place, epoch);
+            if begins {
+                scanner.go_to(next);
+            }
+            return Ok(begins);
+        }
+        let sequence = self.shape.sequence(place);
+        let before = self.table.physical(sequence);
+        let Some(Next { physical, epoch, .. }) = self.find_segment(sequence + 1, before, epoch, false)? else {
+            return Ok(false);
+        };
+        let first = self.shape.first_frame(sequence + 1);
+        let mut ahead = self.scanner();
+        ahead.enter(first, physical, epoch);
+        let begins = self.mount_begins(ahead.bytes(first, EPOCH_FRAME)?, first, place, epoch);
+        if begins {
+            scanner.go_to(scanner.segment_end());
+        }
+        Ok(begins)
+    }
+
+    /// An EPOC frame of `epoch` or later at `lsn` says that the log was cut at `place`.
+    fn mount_begins(&self, bytes: &[u8], lsn: Lsn, place: Lsn, epoch: u64) -> bool {
+        decode_epoch(&self.superblock.uuid, lsn, bytes)
+            .is_ok_and(|(_, record)| record.cut_lsn == place && (epoch..=self.superblock.epoch).contains(&record.epoch))
+    }
+
+    pub(super) fn scanner(&self) -> Scanner<'_> {
+        Scanner::new(self.io, self.shape, self.superblock.uuid, self.superblock.epoch, false)
+    }
+
+    pub(super) fn physical_before(&self, sequence: u64) -> Option<u32> {
+        self.table.physical(sequence.saturating_sub(1))
+    }
+
+    fn header_at(&self, physical: u32) -> Result<Option<SegmentHeader>, IoError> {
+        read_segment_header(self.io, &self.shape, &self.superblock.uuid, physical)
+    }
+}
