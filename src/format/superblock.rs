@@ -19,7 +19,6 @@ pub const KNOWN_INCOMPAT: u64 = 0;
 pub const KNOWN_RO_COMPAT: u64 = 0;
 
 const CRC_AT: usize = 12;
-const VERSION_AT: usize = 8;
 const FLAG_CLEAN: u32 = 1;
 const FLAG_WORM: u32 = 2;
 const BANNER_LEN: usize = 512;
@@ -206,9 +205,6 @@ impl Superblock {
         }
         let stored = raw.crc.get();
         let version = raw.version.get();
-        if version > FORMAT_VERSION && !is_damaged_version(raw.as_bytes(), stored) {
-            return Err(SuperblockError::Version(version));
-        }
         let computed = crc_without_field(raw.as_bytes(), CRC_AT);
         if stored != computed {
             return Err(SuperblockError::Checksum { stored, computed });
@@ -312,14 +308,6 @@ impl Superblock {
             self.label.split('\0').next().unwrap_or(""),
         )
     }
-}
-
-/// The block is one of our version whose version field alone was hit: damage, not the future.
-fn is_damaged_version(bytes: &[u8], stored: u32) -> bool {
-    let before = bytes.get(..VERSION_AT).unwrap_or(&[]);
-    let behind = bytes.get(CRC_AT + 4..).unwrap_or(&[]);
-    let crc = crc32c::crc32c_append(crc32c::crc32c(before), &FORMAT_VERSION.to_le_bytes());
-    crc32c::crc32c_append(crc32c::crc32c_append(crc, &[0; 4]), behind) == stored
 }
 
 fn label_text(field: &[u8]) -> Result<String, SuperblockError> {

@@ -84,11 +84,13 @@ fn every_flipped_bit_is_refused() {
 }
 
 #[test]
-fn a_newer_version_is_named_before_the_checksum_but_a_damaged_one_is_damage() {
+fn a_newer_version_is_named_if_its_checksum_holds_and_is_damage_else() {
     let mut bytes = sample().encode();
     bytes[8] = 2;
     assert!(matches!(Superblock::decode(&*bytes), Err(SuperblockError::Checksum { .. })));
     bytes[600] ^= 1;
+    assert!(matches!(Superblock::decode(&*bytes), Err(SuperblockError::Checksum { .. })), "torn, with garbage in it");
+    forge_crc(&mut *bytes, 12);
     assert_eq!(Superblock::decode(&*bytes), Err(SuperblockError::Version(2)));
     bytes[0] = b'X';
     assert_eq!(Superblock::decode(&*bytes), Err(SuperblockError::NotMagic));
