@@ -50,6 +50,14 @@ struct RawPoint {
     lsn: U64,
 }
 
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawMount {
+    epoch: U64,
+    cut_lsn: U64,
+    first_lsn: U64,
+}
+
 const _: () = assert!(size_of::<RawHeader>() == CHECKPOINT_HEADER);
 
 /// What is known of a segment's use.
@@ -105,6 +113,17 @@ pub struct LogIndex {
     pub points: Vec<(u64, Lsn)>,
 }
 
+/// Which LSNs the frames of a mount begin at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MountEntry {
+    /// Its number.
+    pub epoch: u64,
+    /// End of the log as its recovery decided it.
+    pub cut_lsn: Lsn,
+    /// Its first frame; between the two lies nothing of the log.
+    pub first_lsn: Lsn,
+}
+
 /// What a checkpoint says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkpoint {
@@ -124,6 +143,8 @@ pub struct Checkpoint {
     pub segments: Vec<SegmentEntry>,
     /// Sparse indexes.
     pub index: Vec<LogIndex>,
+    /// The mounts whose frames the log holds, oldest first; epochs and LSNs only grow.
+    pub mounts: Vec<MountEntry>,
 }
 
 /// Why bytes are no checkpoint of this store.
@@ -195,6 +216,15 @@ impl Checkpoint {
                 bytes.extend_from_slice(raw.as_bytes());
             }
         }
+        put_count(&mut bytes, self.mounts.len());
+        for mount in &self.mounts {
+            let raw = RawMount {
+                epoch: mount.epoch.into(),
+                cut_lsn: mount.cut_lsn.into(),
+                first_lsn: mount.first_lsn.into(),
+            };
+            bytes.extend_from_slice(raw.as_bytes());
+        }
         let mut header = RawHeader {
             magic: MAGIC,
             crc: 0.into(),
@@ -249,6 +279,7 @@ impl Checkpoint {
             logs: reader.logs()?,
             segments: reader.segments()?,
             index: reader.index()?,
+            mounts: reader.mounts()?,
         };
         if reader.0.is_empty() { Ok(checkpoint) } else { Err(CheckpointError::Overrun("its end")) }
     }
@@ -327,6 +358,28 @@ impl<'a> Reader<'a> {
                 })
             })
             .collect()
+    }
+
+    /// The first checkpoints of version 1 end in front of it.
+    fn mounts(&mut self) -> Result<Vec<MountEntry>, CheckpointError> {
+        if self.0.is_empty() {
+            return Ok(Vec::new());
+        }
+        let n = self.count("number of mounts")?;
+        let raw: &[RawMount] = self.array(n, "the mounts")?;
+        let mounts: Vec<MountEntry> = raw
+            .iter()
+            .map(|raw| MountEntry {
+                epoch: raw.epoch.get(),
+                cut_lsn: raw.cut_lsn.get(),
+                first_lsn: raw.first_lsn.get(),
+            })
+            .collect();
+        let ordered = mounts.is_sorted_by(|a, b| a.epoch < b.epoch && a.first_lsn < b.first_lsn);
+        if !ordered || mounts.iter().any(|mount| mount.cut_lsn > mount.first_lsn) {
+            return Err(CheckpointError::Senseless("the mounts are out of order"));
+        }
+        Ok(mounts)
     }
 
     fn index(&mut self) -> Result<Vec<LogIndex>, CheckpointError> {

@@ -13,7 +13,7 @@ pub mod superblock;
 mod tests;
 
 pub use catalog::{CatalogEntry, CatalogError};
-pub use checkpoint::{Checkpoint, CheckpointError, LogIndex, SegmentEntry, SegmentState};
+pub use checkpoint::{Checkpoint, CheckpointError, LogIndex, MountEntry, SegmentEntry, SegmentState};
 pub use frame::{EpochRecord, Frame, FrameError, FrameHead, FrameKind, FrameSeed, Kind, Peek};
 pub use segment::{SegmentError, SegmentHeader};
 pub use signature::known_signature;

@@ -50,6 +50,7 @@ impl LogStructuredStore {
             logs,
             segments,
             index,
+            mounts: self.mounts.entries().to_vec(),
         };
         if checkpoints::save(&self.io, &last.superblock, &checkpoint).map_err(io_error)? {
             self.recovery_lsn.store(recovery_lsn, Ordering::Relaxed);

@@ -8,8 +8,8 @@ use super::error::OpenError;
 use super::geometry::Shape;
 use super::superblocks::{out_of_memory, write_next};
 use crate::format::{
-    CHECKPOINT_START, CatalogEntry, Checkpoint, FrameHead, FrameSeed, Kind, MAX_RECORD, MIN_BLOCK, SHORT_FRAME,
-    SegmentEntry, SegmentHeader, SegmentState, Superblock, frame, frame_len,
+    CHECKPOINT_START, CatalogEntry, Checkpoint, FrameHead, FrameSeed, Kind, MAX_RECORD, MIN_BLOCK, MountEntry,
+    SHORT_FRAME, SegmentEntry, SegmentHeader, SegmentState, Superblock, frame, frame_len,
 };
 use crate::io::{Device, IoError, QuikIO, SharedBuffer};
 
@@ -252,6 +252,7 @@ fn first_segment(io: &QuikIO, superblock: &Superblock, options: &FormatOptions) 
 }
 
 fn first_checkpoint(superblock: &Superblock, options: &FormatOptions, end: u64) -> Checkpoint {
+    let shape = Shape::of(superblock);
     Checkpoint {
         uuid: superblock.uuid,
         generation: 1,
@@ -261,5 +262,10 @@ fn first_checkpoint(superblock: &Superblock, options: &FormatOptions, end: u64) 
         logs: vec![entry(superblock, options)],
         segments: vec![SegmentEntry { sequence: 1, physical: 0, state: SegmentState::Open, epoch: FORMAT_EPOCH }],
         index: Vec::new(),
+        mounts: vec![MountEntry {
+            epoch: FORMAT_EPOCH,
+            cut_lsn: shape.segment_start(1),
+            first_lsn: shape.first_frame(1),
+        }],
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! - `create`, `open`, `recovery`, `replay`, `scan`: from a device to a running store
 //! - `superblocks`, `checkpoints`: what they read and write besides the log
-//! - `catalog`, `index`, `segments`, `geometry`: what a running store knows
+//! - `catalog`, `index`, `segments`, `mounts`, `geometry`: what a running store knows
 //! - `append`, `placing`, `flusher`, `commit`, `keeper`: from an append to stable media
 //! - `read`, `reads`, `walk`, `chunks`: back again
 //! - `close`, `stats`: the end, and figures
@@ -26,6 +26,7 @@ mod geometry;
 mod index;
 mod inspect;
 mod keeper;
+mod mounts;
 mod open;
 mod placing;
 mod read;
@@ -77,8 +78,8 @@ pub struct LogStructuredStore {
     keeper: keeper::Keeper,
     chunks: chunks::ChunkCache,
     reads: reads::Reads,
-    /// From the end of the log that this mount found to its own first frame.
-    gap: std::ops::Range<crate::format::Lsn>,
+    /// Which mounts the frames are of, this one the last.
+    mounts: mounts::Mounts,
     /// Held across the device's work by whoever writes a checkpoint: never taken by a thread that completes or serves.
     checkpointing: Mutex<Checkpointing>,
     /// The superblock of this mount, for what never changes in it.

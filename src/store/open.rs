@@ -19,7 +19,7 @@ use super::recovery::{Recovered, recover};
 use super::superblocks;
 use super::types::StoreOptions;
 use super::{Checkpointing, LogStructuredStore};
-use crate::format::{EpochRecord, FrameHead, FrameSeed, Kind, Superblock, frame, frame_len};
+use crate::format::{EpochRecord, FrameHead, FrameSeed, Kind, MountEntry, Superblock, frame, frame_len};
 use crate::io::{Device, IoError, QuikIO, SharedBuffer};
 use crate::ring::{FlushBufferRing, MAX_RING_SIZE, MIN_RING_SIZE};
 
@@ -99,6 +99,10 @@ impl LogStructuredStore {
         let flusher = Flusher::new(io.clone(), shape, seed, space, end, tail_block);
         let ring: Arc<Ring> = Arc::new(FlushBufferRing::new(buffers, flusher.clone()));
         let gap = flusher.space().gap();
+        let mut mounts = recovered.replay.mounts;
+        if !options.read_only {
+            mounts.begin(MountEntry { epoch: superblock.epoch, cut_lsn: gap.start, first_lsn: gap.end });
+        }
         let catalog = Catalog::default();
         for (_, state) in recovered.replay.logs {
             catalog.insert(Log::new(state));
@@ -118,7 +122,7 @@ impl LogStructuredStore {
             keeper: Keeper::new(options.flush_ms),
             chunks: ChunkCache::default(),
             reads: super::reads::Reads::default(),
-            gap,
+            mounts,
             superblock: superblock.clone(),
             recovery_lsn: AtomicU64::new(recovered.from),
             checkpointing: Mutex::new(Checkpointing {

@@ -99,9 +99,7 @@ impl LogStructuredStore {
     /// Go on with a job until it is done or waits for the device.
     fn drive(&self, mut job: Job) {
         loop {
-            if self.gap.contains(&job.lsn) {
-                job.lsn = self.gap.end;
-            }
+            job.lsn = self.mounts.over_gap(job.lsn);
             let next = if job.offset >= job.end {
                 Next::Finish(Ok(()))
             } else if job.lsn >= job.log_end {

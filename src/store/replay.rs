@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 
 use super::catalog::LogState;
 use super::index::SparseIndex;
+use super::mounts::Mounts;
 use super::scan::Found;
 use super::types::LogId;
-use crate::format::{CatalogEntry, Checkpoint, FrameKind, LogIndex, Lsn};
+use crate::format::{CatalogEntry, Checkpoint, FrameKind, LogIndex, Lsn, MountEntry};
 
 /// Remarks of one recovery, at most.
 const MAX_NOTES: usize = 100;
@@ -20,6 +21,8 @@ pub struct Replay {
     pub logs: BTreeMap<LogId, LogState>,
     /// Sentences for people.
     pub notes: Vec<String>,
+    /// Which mounts the frames are of.
+    pub mounts: Mounts,
     /// Damage was passed over, so a log may have a gap.
     pub damaged: bool,
     max_points: usize,
@@ -44,6 +47,7 @@ impl Replay {
     /// What a checkpoint knows.
     pub fn restore(checkpoint: Checkpoint, max_points: usize) -> Self {
         let mut replay = Self::new(max_points);
+        replay.mounts = Mounts::restore(checkpoint.mounts);
         let mut indexes: BTreeMap<LogId, LogIndex> =
             checkpoint.index.into_iter().map(|index| (index.log_id, index)).collect();
         for entry in checkpoint.logs {
@@ -70,9 +74,16 @@ impl Replay {
         match found.kind {
             FrameKind::Data => self.data(found),
             FrameKind::Meta => self.meta(found),
-            FrameKind::Void | FrameKind::Epoch | FrameKind::Mark | FrameKind::Pad => {}
+            FrameKind::Epoch => self.mount(found),
+            FrameKind::Void | FrameKind::Mark | FrameKind::Pad => {}
         }
         stable_told_by(found)
+    }
+
+    fn mount(&mut self, found: &Found) {
+        if let Some(record) = &found.record {
+            self.mounts.begin(MountEntry { epoch: record.epoch, cut_lsn: record.cut_lsn, first_lsn: found.lsn });
+        }
     }
 
     fn data(&mut self, found: &Found) {

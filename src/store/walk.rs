@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::LogStructuredStore;
 use super::chunks::Chunk;
+use super::mounts::Mounts;
 use super::placing::{FIRST_CLAIM, TRAILER};
 use super::read::{Job, Next};
 use super::types::StoreError;
@@ -59,7 +60,7 @@ impl LogStructuredStore {
     fn over_gap<'b>(
         &self,
         job: &mut Job,
-        mounts: &Mounts,
+        mounts: &Epochs<'_>,
         failure: &FrameError,
         from: &impl Fn(Lsn) -> &'b [u8],
         until: Lsn,
@@ -89,7 +90,7 @@ impl LogStructuredStore {
     fn pass_over<'b>(
         &self,
         job: &mut Job,
-        mounts: &mut Mounts,
+        mounts: &mut Epochs<'_>,
         why: &FrameError,
         from: &impl Fn(Lsn) -> &'b [u8],
         until: Lsn,
@@ -168,17 +169,18 @@ impl LogStructuredStore {
         self.step_segment(job)
     }
 
-    fn mounts_of(&self, lsn: Lsn, seed: Option<FrameSeed>) -> Mounts {
+    fn mounts_of(&self, lsn: Lsn, seed: Option<FrameSeed>) -> Epochs<'_> {
         let sequence = self.shape.sequence(lsn);
         let oldest =
             self.flusher.space().table.live().find(|entry| entry.sequence == sequence).map_or(0, |entry| entry.epoch);
         let uuid = self.superblock.uuid;
-        Mounts { uuid, oldest, newest: self.seed.epoch(), seed, max_record: self.shape.max_record }
+        Epochs { known: &self.mounts, uuid, oldest, newest: self.seed.epoch(), seed, max_record: self.shape.max_record }
     }
 }
 
 /// The mounts that may have written the frames of a segment, and the one that wrote the last frame that checked.
-struct Mounts {
+struct Epochs<'a> {
+    known: &'a Mounts,
     uuid: [u8; 16],
     oldest: u64,
     newest: u64,
@@ -186,9 +188,15 @@ struct Mounts {
     max_record: usize,
 }
 
-impl Mounts {
+impl Epochs<'_> {
     /// Length of the frame at `lsn`, if it checks.
     fn check(&mut self, lsn: Lsn, bytes: &[u8]) -> Result<u64, FrameError> {
+        if let Some(epoch) = self.known.epoch_at(lsn) {
+            let seed = self.seed.filter(|seed| seed.epoch() == epoch);
+            let seed = seed.unwrap_or_else(|| FrameSeed::new(&self.uuid, epoch));
+            self.seed = Some(seed);
+            return decode(&seed, lsn, bytes, self.max_record).map(|frame| frame.total);
+        }
         let mut error = FrameError::End;
         if let Some(seed) = self.seed {
             match decode(&seed, lsn, bytes, self.max_record) {

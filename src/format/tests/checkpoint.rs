@@ -21,6 +21,10 @@ pub(super) fn entry(log_id: u32, name: &[u8]) -> CatalogEntry {
     }
 }
 
+fn mount(epoch: u64, cut_lsn: u64, first_lsn: u64) -> MountEntry {
+    MountEntry { epoch, cut_lsn, first_lsn }
+}
+
 pub(super) fn sample() -> Checkpoint {
     let segment = |physical, state| SegmentEntry { sequence: u64::from(physical) + 1, physical, state, epoch: 1 };
     Checkpoint {
@@ -32,6 +36,7 @@ pub(super) fn sample() -> Checkpoint {
         logs: vec![entry(1, b"log"), entry(2, b"audit")],
         segments: vec![segment(0, SegmentState::Sealed), segment(4, SegmentState::Open)],
         index: vec![LogIndex { log_id: 1, granularity: 1 << 20, points: vec![(0, 65_600), (1 << 20, 70_000)] }],
+        mounts: vec![mount(1, 65_536, 69_632), mount(2, 70_000, 70_016)],
     }
 }
 
@@ -41,6 +46,22 @@ fn forged(change: impl FnOnce(&mut Vec<u8>)) -> Result<Checkpoint, CheckpointErr
     change(&mut bytes);
     forge_crc(&mut bytes, 8);
     Checkpoint::decode(&bytes, &UUID)
+}
+
+#[test]
+fn mounts_are_in_order_or_not_there() {
+    let with = |mounts| Checkpoint::decode(&Checkpoint { mounts, ..sample() }.encode(), &UUID);
+    assert!(with(Vec::new()).is_ok());
+    assert!(with(vec![mount(2, 10, 20), mount(2, 30, 40)]).is_err(), "one epoch twice");
+    assert!(with(vec![mount(2, 10, 20), mount(3, 10, 20)]).is_err(), "one place twice");
+    assert!(with(vec![mount(2, 30, 20)]).is_err(), "it begins before the cut");
+    // A checkpoint of before there were mounts in it.
+    let none = forged(|bytes| {
+        let len = bytes.len() - 4 - 2 * 24;
+        bytes.truncate(len);
+        bytes[12..16].copy_from_slice(&(len as u32 - CHECKPOINT_HEADER as u32).to_le_bytes());
+    });
+    assert_eq!(none, Ok(Checkpoint { mounts: Vec::new(), ..sample() }));
 }
 
 #[test]
@@ -169,6 +190,7 @@ proptest! {
         mut logs in prop::collection::vec(any_entry(), 0..6),
         states in prop::collection::vec((0usize..5, any::<u64>(), any::<u64>()), 0..20),
         index in prop::collection::vec(any_index(), 0..4),
+        lens in prop::collection::vec(1u64..1000, 0..8),
     ) {
         use SegmentState::{Bad, Free, Open, Retired, Sealed};
         for (n, log) in logs.iter_mut().enumerate() {
@@ -182,7 +204,9 @@ proptest! {
             sequence, physical: n as u32 * 3, state: [Free, Open, Sealed, Retired, Bad][state], epoch,
         }).collect();
         let [generation, epoch, recovery_lsn, stable_lsn] = words;
-        let checkpoint = Checkpoint { uuid, generation, epoch, recovery_lsn, stable_lsn, logs, segments, index };
+        let mounts = lens.iter().enumerate().map(|(n, len)| mount(n as u64, n as u64 * 1000, n as u64 * 1000 + len));
+        let mounts = mounts.collect();
+        let checkpoint = Checkpoint { uuid, generation, epoch, recovery_lsn, stable_lsn, logs, segments, index, mounts };
         prop_assert_eq!(Checkpoint::decode(&checkpoint.encode(), &uuid), Ok(checkpoint));
     }
 

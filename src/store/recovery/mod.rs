@@ -21,7 +21,7 @@ use super::replay::Replay;
 use super::scan::{Scanner, Step};
 use super::segments::SegmentTable;
 use super::types::{Damage, RecoveryReport};
-use crate::format::{Checkpoint, Lsn, Superblock};
+use crate::format::{Checkpoint, Lsn, MountEntry, Superblock};
 use crate::io::{IoError, QuikIO};
 
 /// What recovery decided.
@@ -81,7 +81,9 @@ pub fn recover(
                         what: "no checkpoint and no segment header can be read".to_owned(),
                     }
                 })?;
-            (table, Replay::new(max_points), from, epoch, 0)
+            let mut replay = Replay::new(max_points);
+            replay.mounts.begin(MountEntry { epoch, cut_lsn: from, first_lsn: from });
+            (table, replay, from, epoch, 0)
         }
     };
     let stable = known.max(superblock.stable_lsn);
