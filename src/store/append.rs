@@ -3,6 +3,7 @@
 //! A record is accepted when its frame is in the ring, whole, checksummed and at its final address. The log's own lock
 //! is held from the claim to the release (see `catalog`), no lock is shared between logs.
 
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
 use super::LogStructuredStore;
@@ -18,6 +19,16 @@ pub struct Deferred {
     data: Vec<u8>,
     at: AppendAt,
     done: AppendDone,
+}
+
+/// Appends that wait for room, in order.
+#[derive(Default)]
+pub struct Queue {
+    waiting: VecDeque<Deferred>,
+    /// Somebody appends them one after the other.
+    draining: bool,
+    /// There was room again since that began.
+    again: bool,
 }
 
 /// What to do when the ring is full.
@@ -58,7 +69,7 @@ impl LogStructuredStore {
             return done(Err(error));
         }
         self.deferred_count.fetch_add(1, Ordering::SeqCst);
-        self.deferred.lock().push_back(Deferred { log, data, at, done });
+        self.deferred.lock().waiting.push_back(Deferred { log, data, at, done });
         self.drain_deferred();
     }
 
@@ -67,25 +78,31 @@ impl LogStructuredStore {
         self.deferred_count.load(Ordering::Relaxed) as u64
     }
 
-    /// Append what waits, in order, as far as there is room. The queue's lock is held throughout: whoever makes room
-    /// meanwhile comes after and looks again, so no wake-up is lost.
+    /// Append what waits, in order, as far as there is room. One thread at a time; one that makes room meanwhile, which
+    /// may be this very thread further down in its stack, only says that it did, so no wake-up is lost.
     pub(super) fn drain_deferred(&self) {
         let mut answers = Vec::new();
-        {
-            let mut queue = self.deferred.lock();
-            while let Some(deferred) = queue.pop_front() {
-                match self.append_record(deferred.log, &deferred.data, deferred.at, IfFull::Refuse) {
-                    Err(StoreError::WouldBlock) => {
-                        queue.push_front(deferred);
-                        break;
-                    }
-                    result => {
-                        self.deferred_count.fetch_sub(1, Ordering::SeqCst);
-                        answers.push((deferred.done, result));
-                    }
+        let mut queue = self.deferred.lock();
+        queue.again = true;
+        if queue.draining {
+            return;
+        }
+        queue.draining = true;
+        while std::mem::take(&mut queue.again) {
+            while let Some(deferred) = queue.waiting.pop_front() {
+                drop(queue);
+                let result = self.append_record(deferred.log, &deferred.data, deferred.at, IfFull::Refuse);
+                queue = self.deferred.lock();
+                if result == Err(StoreError::WouldBlock) {
+                    queue.waiting.push_front(deferred);
+                    break;
                 }
+                self.deferred_count.fetch_sub(1, Ordering::SeqCst);
+                answers.push((deferred.done, result));
             }
         }
+        queue.draining = false;
+        drop(queue);
         for (done, result) in answers {
             done(result);
         }
@@ -93,7 +110,7 @@ impl LogStructuredStore {
 
     /// Answer all that wait for room with what keeps them from ever getting it.
     pub(super) fn fail_deferred(&self, error: &StoreError) {
-        let waiting: Vec<Deferred> = self.deferred.lock().drain(..).collect();
+        let waiting: Vec<Deferred> = self.deferred.lock().waiting.drain(..).collect();
         self.deferred_count.fetch_sub(waiting.len(), Ordering::SeqCst);
         for deferred in waiting {
             (deferred.done)(Err(error.clone()));

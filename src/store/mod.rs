@@ -39,7 +39,6 @@ mod superblocks;
 pub mod types;
 mod walk;
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Weak};
 
@@ -72,7 +71,7 @@ pub struct LogStructuredStore {
     ring: Arc<flusher::Ring>,
     flusher: Arc<flusher::Flusher>,
     catalog: catalog::Catalog,
-    deferred: Mutex<VecDeque<append::Deferred>>,
+    deferred: Mutex<append::Queue>,
     deferred_count: AtomicUsize,
     keeper: keeper::Keeper,
     chunks: chunks::ChunkCache,
