@@ -8,7 +8,6 @@ use std::sync::atomic::Ordering;
 
 use super::LogStructuredStore;
 use super::catalog::{Log, LogState};
-use super::clock::now_ns;
 use super::types::{AppendAt, AppendDone, Appended, AttrChange, LogId, LogInfo, StableDone, StoreError};
 use crate::format::{CatalogEntry, FrameHead, Kind, catalog::FLAG_MTIME_SET, frame, frame_len};
 use crate::ring::ReserveError;
@@ -146,11 +145,13 @@ impl LogStructuredStore {
         if data.is_empty() {
             return Ok(Appended { offset, end_lsn: state.end_lsn });
         }
-        let head = FrameHead { kind: Kind::Data, log_id: log.id, offset, time_ns: now_ns() };
+        let time_ns = self.clock.now().max(state.last_ns);
+        let head = FrameHead { kind: Kind::Data, log_id: log.id, offset, time_ns };
         let (lsn, total) = self.put_frame(&head, data, if_full)?;
         state.entry.size = offset + data.len() as u64;
         state.entry.device_bytes += total;
-        state.entry.mtime_ns = head.time_ns;
+        state.entry.mtime_ns = time_ns;
+        state.last_ns = time_ns;
         state.entry.flags &= !FLAG_MTIME_SET;
         state.end_lsn = lsn + total;
         state.appends += 1;
@@ -248,7 +249,7 @@ impl LogStructuredStore {
         let log = self.catalog.get(log).ok_or(StoreError::NotFound)?;
         {
             let mut state = log.state.lock();
-            let now = now_ns();
+            let now = self.clock.now().max(state.last_ns);
             let mut entry = CatalogEntry { ctime_ns: now, ..state.entry.clone() };
             entry.mode = change.mode.map_or(entry.mode, |mode| mode & 0o7777);
             entry.uid = change.uid.unwrap_or(entry.uid);
@@ -267,6 +268,7 @@ impl LogStructuredStore {
         let head = FrameHead { kind: Kind::Meta, log_id: log.id, offset: 0, time_ns: now };
         let (lsn, total) = self.put_frame(&head, &entry.encode(), IfFull::Sleep)?;
         state.entry = entry;
+        state.last_ns = now;
         state.end_lsn = lsn + total;
         Ok(())
     }

@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
 
-use super::clock::now_ns;
+use super::clock::Clock;
 use super::commit::{Action, Commit};
 use super::geometry::Shape;
 use super::placing::{Plan, Prefix, Space};
@@ -52,6 +52,7 @@ pub struct Flusher {
     /// Called when a full ring has room again.
     on_room: OnceLock<Box<dyn Fn() + Send + Sync>>,
     io: Arc<QuikIO>,
+    clock: Arc<Clock>,
     shape: Shape,
     seed: FrameSeed,
     space: Mutex<Space>,
@@ -73,6 +74,7 @@ impl Flusher {
     /// up to `end`.
     pub fn new(
         io: Arc<QuikIO>,
+        clock: Arc<Clock>,
         shape: Shape,
         seed: FrameSeed,
         space: Space,
@@ -84,6 +86,7 @@ impl Flusher {
             ring: OnceLock::new(),
             on_room: OnceLock::new(),
             io,
+            clock,
             shape,
             seed,
             space: Mutex::new(space),
@@ -275,7 +278,7 @@ fn put(buffer: &mut [u8], at: usize, bytes: &[u8]) {
 
 impl Stage for Flusher {
     fn place(&self, prev: Option<SealedFill>, need: usize, why: Why) -> Placement {
-        self.space.lock().place(prev, need, why, now_ns(), self.commit.stable())
+        self.space.lock().place(prev, need, why, self.clock.now(), self.commit.stable())
     }
 
     fn flush(&self, fill: FillInfo) {

@@ -66,6 +66,7 @@ struct Checkpointing {
 pub struct LogStructuredStore {
     me: Weak<LogStructuredStore>,
     io: Arc<QuikIO>,
+    clock: Arc<clock::Clock>,
     shape: geometry::Shape,
     seed: FrameSeed,
     ring: Arc<flusher::Ring>,
