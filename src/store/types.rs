@@ -147,6 +147,9 @@ pub enum StoreError {
     /// A device error or damage; the text says where.
     #[error("{0}")]
     Io(String),
+    /// No memory for it just now; nothing was taken or changed.
+    #[error("out of memory")]
+    Memory,
     /// No such log.
     #[error("no such log")]
     NotFound,
@@ -165,6 +168,7 @@ impl StoreError {
             Self::WouldBlock => libc::EAGAIN,
             Self::ReadOnly => libc::EROFS,
             Self::Io(_) => libc::EIO,
+            Self::Memory => libc::ENOMEM,
             Self::NotFound => libc::ENOENT,
             Self::Closed => libc::ESHUTDOWN,
         }
