@@ -26,6 +26,7 @@ pub use directory::NAME_VALID;
 use gate::{Backlog, Gate};
 use logs::Logs;
 use snapshots::Snapshots;
+pub use snapshots::{ALL_SNAPSHOTS, USER_SNAPSHOTS};
 pub use tail::{NoPageCache, PageCache};
 pub use turns::READ_BYTES;
 use turns::Turns;
