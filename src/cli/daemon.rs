@@ -34,15 +34,19 @@ pub struct What<'a> {
 /// Serves until the unmount. `mounted` is called once, when the mount is in place.
 pub fn run(what: What<'_>, mounted: &mut dyn FnMut() -> Result<(), Failure>) -> Outcome {
     crate::io::give_large_allocations_back();
+    if !crate::io::keep_reserve() {
+        return Err(Failure::new("out of memory: not even a few megabytes are left; raise `ulimit -v`"));
+    }
     let mountpoint = check_mountpoint(what.mountpoint)?;
     // From here on a signal ends the daemon in order, also in the middle of the opening.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("can't take signals")?;
-    if what.background {
+    // The last to go: what is said until then is written.
+    let _log = if what.background {
         let log = what.options.log.as_deref().map(std::path::absolute).transpose().context("log file")?;
-        logging::in_background(log.as_deref())?;
+        logging::in_background(log.as_deref())?
     } else {
-        logging::to_stderr();
-    }
+        logging::to_stderr()?
+    };
     if let Some(bytes) = what.create {
         create(what.device, bytes)?;
     }

@@ -1,12 +1,18 @@
 //! Where the daemon's log goes: stderr in the foreground, else the journal, else a file.
 //!
-//! `RUST_LOG` says how much of it (default `info`).
+//! `RUST_LOG` says how much of it (default `info`). Lines are written by a thread of their own: a log that can't be
+//! written, because its file system is full or its reader stands still, never holds up who has something to say. Lines
+//! that find no room in the queue are dropped and counted.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
 
 use env_logger::{Builder, Env, Target};
 use log::Level;
@@ -18,30 +24,110 @@ const JOURNAL: &str = "/run/systemd/journal/stdout";
 /// Said once on each connection: name, unit, priority, "lines begin with a priority in angle brackets", and three times "don't forward".
 const JOURNAL_HEADER: &[u8] = b"llamafs\n\n6\n1\n0\n0\n0\n";
 
+/// Lines that wait to be written.
+const QUEUED_LINES: usize = 1024;
+/// How long the end of the daemon waits for them.
+const LAST_LINES: Duration = Duration::from_secs(2);
+
+/// What goes to the thread that writes.
+enum Said {
+    Line(Vec<u8>),
+    /// Everything before is written: tell so.
+    End(SyncSender<()>),
+}
+
+/// The end that `log` writes to.
+struct Queue {
+    lines: SyncSender<Said>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Write for Queue {
+    /// A record comes as one piece.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if let Err(TrySendError::Full(_)) = self.lines.try_send(Said::Line(line.to_vec())) {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Waits, when it goes, for what was said to be written, but not for long.
+#[must_use = "the last lines are written when it goes"]
+pub struct Log(SyncSender<Said>);
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        let (written, end) = sync_channel(1);
+        // Where the queue is full, its thread stands still, and waiting is no use.
+        if self.0.try_send(Said::End(written)).is_ok() {
+            let _ = end.recv_timeout(LAST_LINES);
+        }
+    }
+}
+
+/// Start the thread that writes to `out`.
+fn queue(out: impl Write + Send + 'static) -> Result<(Queue, Log), Failure> {
+    let (lines, receiver) = sync_channel(QUEUED_LINES);
+    let dropped = Arc::new(AtomicU64::new(0));
+    let counter = dropped.clone();
+    std::thread::Builder::new()
+        .name("log".to_owned())
+        .spawn(move || write_lines(out, &receiver, &counter))
+        .context("can't start a thread")?;
+    Ok((Queue { lines: lines.clone(), dropped }, Log(lines)))
+}
+
+/// What can't be written is lost, and the next line tried again: a full file system may have room by then.
+fn write_lines(mut out: impl Write, lines: &Receiver<Said>, dropped: &AtomicU64) {
+    for said in lines {
+        match said {
+            Said::Line(line) => {
+                let _ = out.write_all(&line).and_then(|()| out.flush());
+            }
+            Said::End(written) => drop(written.try_send(())),
+        }
+        let lost = dropped.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            let _ = writeln!(out, "{lost} lines of the log were dropped: it was written too slowly");
+        }
+    }
+}
+
 /// Logs to stderr.
-pub fn to_stderr() {
+pub fn to_stderr() -> Result<Log, Failure> {
+    let (queue, log) = queue(io::stderr())?;
     // A logger that is set already stays.
-    let _ = builder().try_init();
+    let _ = builder().target(Target::Pipe(Box::new(queue))).try_init();
+    Ok(log)
 }
 
 /// Logs to `file` where one is given, else to the journal, else to the usual file of the user.
-pub fn in_background(file: Option<&Path>) -> Result<(), Failure> {
+pub fn in_background(file: Option<&Path>) -> Result<Log, Failure> {
     let journal = if file.is_none() { Journal::connect().ok() } else { None };
-    match journal {
+    let log = match journal {
         Some(journal) => {
+            let (queue, log) = queue(journal)?;
             let _ = builder()
                 .format(|out, record| writeln!(out, "<{}>{}", priority(record.level()), record.args()))
-                .target(Target::Pipe(Box::new(journal)))
+                .target(Target::Pipe(Box::new(queue)))
                 .try_init();
+            log
         }
         None => {
             let path = file.map_or_else(usual_file, Path::to_path_buf);
-            let _ = builder().target(Target::Pipe(Box::new(open(&path)?))).try_init();
+            let (queue, log) = queue(open(&path)?)?;
+            let _ = builder().target(Target::Pipe(Box::new(queue))).try_init();
+            log
         }
-    }
+    };
     // stderr is gone in the background; a panic must not go with it.
     std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
-    Ok(())
+    Ok(log)
 }
 
 fn builder() -> Builder {
@@ -123,6 +209,39 @@ mod tests {
         open(&path).unwrap().write_all(b"one\n").unwrap();
         open(&path).unwrap().write_all(b"two\n").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"one\ntwo\n");
+    }
+
+    /// A reader that stands still until it is told, and then keeps what it gets.
+    struct Stuck(std::sync::mpsc::Receiver<()>, Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl Write for Stuck {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            let _ = self.0.recv();
+            self.1.lock().unwrap().extend_from_slice(line);
+            Ok(line.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_log_that_stands_still_holds_nobody_up() {
+        let (go, wait) = std::sync::mpsc::channel();
+        let kept = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let (mut queue, log) = queue(Stuck(wait, kept.clone())).unwrap();
+        for number in 0..QUEUED_LINES + 100 {
+            writeln!(queue, "{number}").unwrap();
+        }
+        drop(go);
+        while !kept.lock().unwrap().ends_with(b"too slowly\n") {
+            std::thread::yield_now();
+        }
+        queue.write_all(b"last\n").unwrap();
+        drop(log);
+        let text = String::from_utf8(kept.lock().unwrap().clone()).unwrap();
+        assert!(text.starts_with("0\n1\n2\n") && text.ends_with("last\n"), "{text}");
     }
 
     #[test]

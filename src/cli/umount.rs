@@ -36,8 +36,16 @@ pub fn run(args: &Args) -> Outcome {
     unmount(&mount.point)?;
     if let Some(daemon) = daemon {
         wait(&daemon, &mount);
-        let writable = live.as_ref().is_some_and(|live| live.get("state").is_some_and(|state| state == "rw"));
-        return if writable { verify(&mount.source) } else { Ok(ExitCode::SUCCESS) };
+        let state = live.as_ref().and_then(|live| live.get("state")?.as_str()).unwrap_or_default();
+        return match state {
+            "ro" => Ok(ExitCode::SUCCESS),
+            "rw" => verify(&mount.source),
+            // Writing stopped while it was mounted.
+            stopped => Err(Failure::new(format!(
+                "{name} is unmounted, but not everything is on the device ({stopped}): what was synced before is; \
+                 mount it again when the cause is gone"
+            ))),
+        };
     }
     say(&format!(
         "warning: the daemon of {name} was gone already; `llamafs check {}` looks at the store",

@@ -8,6 +8,7 @@ use super::inode::Node;
 use super::logs::Log;
 use super::types::{Errno, Reply, Write};
 use super::{Inner, LlamaFs};
+use crate::io::try_copy;
 use crate::store::types::{AppendAt, Appended, AttrChange, StoreError};
 
 /// An append on its way, and who waits for it.
@@ -31,6 +32,14 @@ impl LlamaFs {
             Ok(log) => log,
             Err(errno) => return reply.send(Err(errno)),
         };
+        // One request is one record, but for a write larger than the largest record.
+        let (record, rest) = match write.data.split_at_checked(self.inner.store.max_record()) {
+            Some((record, rest)) if !rest.is_empty() => match try_copy(rest) {
+                Some(rest) => (record, Some(rest)),
+                None => return reply.send(Err(Errno::ENOMEM)),
+            },
+            _ => (write.data, None),
+        };
         if !self.inner.gate.enter() {
             return reply.send(Err(Errno::ESHUTDOWN));
         }
@@ -40,11 +49,6 @@ impl LlamaFs {
         // O_APPEND is looked at in each write, as fcntl may have taken it off since the open. Without it only the
         // end itself is an append.
         let at = if write.flags & libc::O_APPEND != 0 { AppendAt::End } else { AppendAt::Exactly(write.offset) };
-        // One request is one record, but for a write larger than the largest record.
-        let (record, rest) = match write.data.split_at_checked(self.inner.store.max_record()) {
-            Some((record, rest)) if !rest.is_empty() => (record, Some(rest.to_vec())),
-            _ => (write.data, None),
-        };
         let pending = Pending {
             inner: self.inner.clone(),
             log: log.clone(),
@@ -56,8 +60,9 @@ impl LlamaFs {
         };
         match self.inner.store.try_append(log.id, record, at) {
             Err(StoreError::WouldBlock) => {
+                let Some(record) = try_copy(record) else { return pending.answer(Err(Errno::ENOMEM)) };
                 self.inner.backlog.take(record.len());
-                pending.queue(record.to_vec(), at);
+                pending.queue(record, at);
             }
             result => pending.appended(result, record.len()),
         }
@@ -148,8 +153,12 @@ impl<R: Reply<u32>> Pending<R> {
             // this may be the very thread that makes room in it.
             let max = self.inner.store.max_record();
             let (record, rest) = match rest.split_at_checked(max) {
-                Some((record, more)) if !more.is_empty() => (record.to_vec(), Some(more.to_vec())),
-                _ => (rest, None),
+                Some((record, more)) if !more.is_empty() => (try_copy(record), try_copy(more).map(Some)),
+                _ => (Some(rest), Some(None)),
+            };
+            let (Some(record), Some(rest)) = (record, rest) else {
+                let taken = self.taken;
+                return self.answer(Ok(taken));
             };
             self.rest = rest;
             self.inner.backlog.add(record.len());

@@ -1,13 +1,11 @@
 //! The texts of `/.llamafs`: made when the file is opened, so that a reader sees one moment.
 
-use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
 use super::Inner;
 use super::inode::ControlFile;
-use super::open::FH_FIRST_SNAPSHOT;
 use crate::store::types::{LogInfo, RingSlot};
 
 /// Keys of `status` that come first, in this order; whatever else the store tells follows.
@@ -44,36 +42,6 @@ const FIRST: [&str; 30] = [
     "recovery",
 ];
 
-/// Texts of open control files, by handle.
-#[derive(Debug, Default)]
-pub struct Snapshots {
-    next: u64,
-    open: HashMap<u64, Vec<u8>>,
-}
-
-impl Snapshots {
-    /// Keep a text; the handle is never used twice.
-    pub fn keep(&mut self, text: Vec<u8>) -> u64 {
-        let fh = self.next.max(FH_FIRST_SNAPSHOT);
-        self.next = fh + 1;
-        self.open.insert(fh, text);
-        fh
-    }
-
-    /// The file is closed.
-    pub fn forget(&mut self, fh: u64) {
-        self.open.remove(&fh);
-    }
-
-    /// Part of a text.
-    pub fn part(&self, fh: u64, offset: u64, len: usize) -> Option<Vec<u8>> {
-        let text = self.open.get(&fh)?;
-        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(text.len());
-        let to = from.saturating_add(len).min(text.len());
-        text.get(from..to).map(<[u8]>::to_vec)
-    }
-}
-
 /// The text of a control file as it is now.
 pub fn text(inner: &Inner, file: ControlFile) -> String {
     match file {
@@ -89,6 +57,10 @@ fn status(inner: &Inner) -> Value {
     let mut all = serde_json::to_value(inner.store.stats()).unwrap_or_else(|_| json!({}));
     if let Value::Object(map) = &mut all {
         map.insert("queued_bytes".into(), json!(inner.backlog.held()));
+        let (reading, waiting) = inner.turns.figures();
+        map.insert("reading_bytes".into(), json!(reading));
+        map.insert("waiting_reads".into(), json!(waiting));
+        map.insert("control_handles".into(), json!(inner.snapshots.lock().count()));
         map.insert("version".into(), json!(env!("CARGO_PKG_VERSION")));
         map.insert("pid".into(), json!(std::process::id()));
         map.insert("mountpoint".into(), json!(inner.settings.mountpoint));
@@ -191,17 +163,6 @@ mod tests {
             assert_eq!(count, 1, "{key} in {text}");
         }
         assert!(text.contains("recovery.clean: false"));
-    }
-
-    #[test]
-    fn a_snapshot_is_read_in_parts_until_it_is_forgotten() {
-        let mut snapshots = Snapshots::default();
-        let fh = snapshots.keep(b"0123456789".to_vec());
-        assert_eq!(snapshots.part(fh, 8, 4).unwrap(), b"89");
-        assert_eq!(snapshots.part(fh, u64::MAX, 4).unwrap(), b"");
-        assert_ne!(snapshots.keep(Vec::new()), fh);
-        snapshots.forget(fh);
-        assert!(snapshots.part(fh, 0, 1).is_none());
     }
 
     #[test]

@@ -12,7 +12,9 @@ mod inode;
 mod logs;
 mod open;
 mod read;
+mod snapshots;
 mod tail;
+mod turns;
 pub mod types;
 
 use std::sync::Arc;
@@ -20,11 +22,14 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::store::LogStructuredStore;
-use control::Snapshots;
 pub use directory::NAME_VALID;
 use gate::{Backlog, Gate};
 use logs::Logs;
+use snapshots::Snapshots;
+pub use snapshots::{ALL_SNAPSHOTS, USER_SNAPSHOTS};
 pub use tail::{NoPageCache, PageCache};
+pub use turns::READ_BYTES;
+use turns::Turns;
 pub use types::{Errno, Reply};
 
 /// Bytes of appends that may wait for room in the ring before a worker is held up.
@@ -66,6 +71,7 @@ struct Inner {
     page_cache: Box<dyn PageCache>,
     gate: Gate,
     backlog: Backlog,
+    turns: Turns,
     snapshots: Mutex<Snapshots>,
     mounted_ns: u64,
 }
@@ -74,6 +80,7 @@ impl LlamaFs {
     /// The file system of `store`. `page_cache` is the kernel's cache of what readers have read.
     pub fn new(store: Arc<LogStructuredStore>, settings: FsSettings, page_cache: Box<dyn PageCache>) -> Self {
         let logs = Logs::new(&store.logs());
+        let snapshots = Snapshots::new(settings.uid);
         Self {
             inner: Arc::new(Inner {
                 store,
@@ -82,7 +89,8 @@ impl LlamaFs {
                 page_cache,
                 gate: Gate::default(),
                 backlog: Backlog::new(BACKLOG_BYTES),
-                snapshots: Mutex::new(Snapshots::default()),
+                turns: Turns::new(READ_BYTES),
+                snapshots: Mutex::new(snapshots),
                 mounted_ns: now_ns(),
             }),
         }

@@ -41,12 +41,12 @@ fn open_log(flags: i32, cached_reads: bool) -> Result<Opened, Errno> {
 }
 
 impl LlamaFs {
-    /// `open`.
-    pub fn open(&self, ino: u64, flags: i32, reply: impl Reply<Opened>) {
-        reply.send(self.open_now(ino, flags));
+    /// `open`, by a user.
+    pub fn open(&self, ino: u64, flags: i32, uid: u32, reply: impl Reply<Opened>) {
+        reply.send(self.open_now(ino, flags, uid));
     }
 
-    fn open_now(&self, ino: u64, flags: i32) -> Result<Opened, Errno> {
+    fn open_now(&self, ino: u64, flags: i32, uid: u32) -> Result<Opened, Errno> {
         match Node::of(ino).ok_or(Errno::ENOENT)? {
             Node::Root | Node::Control => Err(Errno::EISDIR),
             Node::Log(id) => {
@@ -56,8 +56,9 @@ impl LlamaFs {
             Node::File(_) if writes(flags) || flags & libc::O_TRUNC != 0 => Err(Errno::EACCES),
             Node::File(ControlFile::Device) => Ok(Opened { fh: FH_DIRECT, direct_io: true, keep_cache: false }),
             Node::File(file) => {
+                self.inner.snapshots.lock().check(uid, 0)?;
                 let text = control::text(&self.inner, file);
-                let fh = self.inner.snapshots.lock().keep(text.into_bytes());
+                let fh = self.inner.snapshots.lock().keep(uid, text.into_bytes())?;
                 Ok(Opened { fh, direct_io: true, keep_cache: false })
             }
         }

@@ -12,20 +12,27 @@ impl LlamaFs {
         if !self.inner.gate.enter() {
             return reply.send(Err(Errno::ESHUTDOWN));
         }
-        let inner = self.inner.clone();
+        // The kernel asks for a megabyte at most; whatever a transport asks for, it counts.
+        let (inner, len) = (self.inner.clone(), read.len);
         let answer = move |result| {
             reply.send(result);
+            inner.turns.give(len);
             inner.gate.leave();
         };
+        let me = self.clone();
+        self.inner.turns.take(len, move || me.read_in_turn(read, answer));
+    }
+
+    fn read_in_turn(&self, read: Read, answer: impl Reply<Vec<u8>>) {
         match Node::of(read.ino) {
             Some(Node::Log(id)) => self.read_log(id, read, answer),
             Some(Node::File(ControlFile::Device)) => self.read_device(read, answer),
             Some(Node::File(_)) => {
                 let part = self.inner.snapshots.lock().part(read.fh, read.offset, read.len);
-                answer(part.ok_or(Errno::EBADF));
+                answer.send(part.ok_or(Errno::EBADF));
             }
-            Some(Node::Root | Node::Control) => answer(Err(Errno::EISDIR)),
-            None => answer(Err(Errno::EBADF)),
+            Some(Node::Root | Node::Control) => answer.send(Err(Errno::EISDIR)),
+            None => answer.send(Err(Errno::EBADF)),
         }
     }
 

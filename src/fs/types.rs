@@ -21,6 +21,12 @@ impl Errno {
     pub const EBADF: Self = Self(libc::EBADF);
     /// Permission denied.
     pub const EACCES: Self = Self(libc::EACCES);
+    /// No memory for it just now.
+    pub const ENOMEM: Self = Self(libc::ENOMEM);
+    /// The user has too many of them open.
+    pub const EMFILE: Self = Self(libc::EMFILE);
+    /// All users together have.
+    pub const ENFILE: Self = Self(libc::ENFILE);
     /// Not a directory.
     pub const ENOTDIR: Self = Self(libc::ENOTDIR);
     /// A directory.

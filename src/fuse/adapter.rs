@@ -180,8 +180,8 @@ impl fuser::Filesystem for Adapter {
         reply.error(fuser::Errno::EPERM);
     }
 
-    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.fs.open(ino.0, flags.0, move |result: Result<Opened, Errno>| match result {
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        self.fs.open(ino.0, flags.0, req.uid(), move |result: Result<Opened, Errno>| match result {
             Err(error) => reply.error(errno(error)),
             Ok(opened) => {
                 // Closing has nothing to report: what `write` answered is taken, and `fsync` is its own request.

@@ -59,6 +59,9 @@ pub enum MountError {
         /// Its message.
         text: String,
     },
+    /// Too little memory to serve requests.
+    #[error("out of memory: serving a mount takes {0} MiB more; raise `ulimit -v`, or end other programs")]
+    Memory(usize),
     /// mount(2) failed in another way.
     #[error("cannot mount on {path}: {error}")]
     Mount {

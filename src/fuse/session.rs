@@ -21,6 +21,13 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 /// How long the session may take to notice that its mount is gone.
 const END_LIMIT: Duration = Duration::from_secs(5);
 
+/// The buffer of a thread that serves requests: what `fuser` allocates, of which only what requests fill is touched.
+const REQUEST_BUFFER_BYTES: usize = (16 << 20) + 4096;
+/// A thread's stack, and what lies beside it.
+const THREAD_BYTES: usize = (2 << 20) + (64 << 10);
+/// The session's thread, the page cache's, and room for another one.
+const OTHER_THREADS: usize = 3;
+
 /// What to mount, and how.
 #[derive(Debug, Clone, Default)]
 pub struct MountSpec {
@@ -118,10 +125,12 @@ pub fn serve(
         mountpoint: path.display().to_string(),
         options: spec.options.clone(),
     };
+    let threads = threads(spec);
+    check_memory(threads)?;
     let (page_cache, jobs) = cache::kernel_cache();
     let fs = LlamaFs::new(store, settings, Box::new(page_cache));
     let (fd, mounted) = mount::mount(&path, spec)?;
-    match run(fd, &fs, spec, jobs, &stop.shared) {
+    match run(fd, &fs, threads, jobs, &stop.shared) {
         Ok(()) => {}
         Err(error) => {
             mounted.detach_and_abort();
@@ -144,19 +153,31 @@ pub fn serve(
     }
 }
 
+/// Threads that serve requests.
+fn threads(spec: &MountSpec) -> usize {
+    let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
+    if spec.threads == 0 { cpus } else { spec.threads }
+}
+
+/// The threads take what they need once the mount is there, and find no memory too late: so it is asked for before.
+fn check_memory(threads: usize) -> Result<(), MountError> {
+    let need = threads * (THREAD_BYTES + REQUEST_BUFFER_BYTES) + OTHER_THREADS * THREAD_BYTES;
+    let had = crate::io::try_room(need);
+    had.map(drop).ok_or(MountError::Memory(need.div_ceil(1 << 20)))
+}
+
 /// Answer the kernel's INIT and start the threads that serve.
 fn run(
     fd: std::os::fd::OwnedFd,
     fs: &LlamaFs,
-    spec: &MountSpec,
+    threads: usize,
     jobs: cache::Jobs,
     shared: &Arc<Shared>,
 ) -> Result<(), MountError> {
-    let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
     let mut config = Config::default();
     // The kernel itself keeps other users out unless `allow_other` is given.
     config.acl = SessionACL::All;
-    config.n_threads = Some(if spec.threads == 0 { cpus } else { spec.threads });
+    config.n_threads = Some(threads);
     config.clone_fd = true;
     let session =
         Session::from_fd(Adapter::new(fs.clone()), fd, SessionACL::All, config).map_err(MountError::Handshake)?;

@@ -1,15 +1,155 @@
-//! Keeping the daemon's memory where its buffers are, not where they were.
+//! The daemon's memory: kept where its buffers are, not where they were, and a little set aside for when there is none.
+//!
+//! Rust ends a program that finds no memory for a small thing, such as an entry of a queue. So while there is memory, a
+//! reserve is set aside; when there is none it is given up, and small things go on. Large things, the bytes of reads and
+//! queued appends, ask [`memory_is_short`] and for themselves, and are refused.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+
+/// Bytes set aside. They are not touched: as long as nobody needs them they cost address space alone.
+const RESERVE: usize = 8 << 20;
+/// What is this large asks for itself and can do without; anything smaller may use the reserve.
+const LARGE: usize = 512 << 10;
+/// Freeing this much is a sign that the reserve may be had again.
+const REFILL_FROM: usize = 64 << 10;
+
+/// The reserve, if it is there.
+static KEPT: AtomicPtr<u8> = AtomicPtr::new(ptr::null_mut());
+/// The reserve was given up and not had again.
+static SHORT: AtomicBool = AtomicBool::new(false);
+
+/// The C library's allocator, with a reserve.
+#[derive(Debug, Clone, Copy)]
+pub struct ReservingAllocator;
+
+fn reserve_layout() -> Layout {
+    Layout::new::<[u8; RESERVE]>()
+}
+
+/// Set the reserve aside. False: there is not that much memory.
+pub fn keep_reserve() -> bool {
+    // SAFETY: the layout has a size.
+    let fresh = unsafe { System.alloc(reserve_layout()) };
+    if fresh.is_null() {
+        return false;
+    }
+    let had = KEPT.swap(fresh, Ordering::AcqRel);
+    SHORT.store(false, Ordering::Release);
+    if !had.is_null() {
+        // SAFETY: what lies in KEPT was allocated with this layout, and the swap made it ours.
+        unsafe { System.dealloc(had, reserve_layout()) };
+    }
+    true
+}
+
+/// The reserve is in use: nothing that can be refused should be allocated.
+#[inline]
+pub fn memory_is_short() -> bool {
+    SHORT.load(Ordering::Relaxed)
+}
+
+/// Room for `len` bytes, or nothing.
+pub fn try_room(len: usize) -> Option<Vec<u8>> {
+    let mut room = Vec::new();
+    if memory_is_short() && !keep_reserve() {
+        return None;
+    }
+    room.try_reserve_exact(len).ok().map(|()| room)
+}
+
+/// A copy of `bytes`, or nothing.
+pub fn try_copy(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut copy = try_room(bytes.len())?;
+    copy.extend_from_slice(bytes);
+    Some(copy)
+}
+
+/// Give the reserve up. False: it is gone already.
+#[cold]
+fn give_up_reserve() -> bool {
+    SHORT.store(true, Ordering::Release);
+    let had = KEPT.swap(ptr::null_mut(), Ordering::AcqRel);
+    if had.is_null() {
+        return false;
+    }
+    // SAFETY: what lies in KEPT was allocated with this layout, and the swap made it ours.
+    unsafe { System.dealloc(had, reserve_layout()) };
+    true
+}
+
+/// A small thing found no memory: once more, from the reserve.
+#[cold]
+fn once_more(size: usize, allocate: impl Fn() -> *mut u8) -> *mut u8 {
+    if size >= LARGE {
+        return ptr::null_mut();
+    }
+    // Another thread may have given it up a moment ago, and there is memory again.
+    give_up_reserve();
+    allocate()
+}
+
+// SAFETY: every call goes to the C library's allocator with the caller's own arguments, at most twice, and the second
+// only if the first gave nothing.
+unsafe impl GlobalAlloc for ReservingAllocator {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: promised by the caller.
+        let place = unsafe { System.alloc(layout) };
+        if place.is_null() {
+            // SAFETY: promised by the caller.
+            return once_more(layout.size(), || unsafe { System.alloc(layout) });
+        }
+        place
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        // SAFETY: promised by the caller.
+        unsafe { System.dealloc(place, layout) };
+        if layout.size() >= REFILL_FROM && memory_is_short() {
+            keep_reserve();
+        }
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: promised by the caller.
+        let place = unsafe { System.alloc_zeroed(layout) };
+        if place.is_null() {
+            // SAFETY: promised by the caller.
+            return once_more(layout.size(), || unsafe { System.alloc_zeroed(layout) });
+        }
+        place
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: promised by the caller.
+        let moved = unsafe { System.realloc(place, layout, size) };
+        if moved.is_null() {
+            // SAFETY: promised by the caller; what gave nothing has left the old place as it was.
+            return once_more(size, || unsafe { System.realloc(place, layout, size) });
+        }
+        moved
+    }
+}
 
 /// Allocations from this size on go back to the kernel when they are freed, in bytes.
 const GIVE_BACK_FROM: libc::c_int = 128 * 1024;
 
-/// Have the C library give large allocations back when they are freed. By itself it raises that limit to the largest
-/// block ever freed, and a daemon that reads a megabyte at a time then keeps hundreds of them.
+/// Have the C library give large allocations back when they are freed, and keep what is small in one place.
+///
+/// By itself it raises the limit of the former to the largest block ever freed, and a daemon that reads a megabyte at a
+/// time then keeps hundreds of them; and it sets 64 MiB of addresses aside for each thread, which under a limit of
+/// addresses is what the next large thing lacks.
 pub fn give_large_allocations_back() {
     #[cfg(target_env = "gnu")]
     {
         // SAFETY: mallopt(3) sets a parameter of the allocator under its own lock and takes no pointer.
-        let taken = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, GIVE_BACK_FROM) };
+        let taken =
+            unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, GIVE_BACK_FROM) & libc::mallopt(libc::M_ARENA_MAX, 1) };
         if taken == 0 {
             log::warn!("mallopt: the allocator keeps what is freed; resident memory will be larger than need be");
         }

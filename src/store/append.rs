@@ -3,11 +3,11 @@
 //! A record is accepted when its frame is in the ring, whole, checksummed and at its final address. The log's own lock
 //! is held from the claim to the release (see `catalog`), no lock is shared between logs.
 
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
 use super::LogStructuredStore;
 use super::catalog::{Log, LogState};
-use super::clock::now_ns;
 use super::types::{AppendAt, AppendDone, Appended, AttrChange, LogId, LogInfo, StableDone, StoreError};
 use crate::format::{CatalogEntry, FrameHead, Kind, catalog::FLAG_MTIME_SET, frame, frame_len};
 use crate::ring::ReserveError;
@@ -18,6 +18,16 @@ pub struct Deferred {
     data: Vec<u8>,
     at: AppendAt,
     done: AppendDone,
+}
+
+/// Appends that wait for room, in order.
+#[derive(Default)]
+pub struct Queue {
+    waiting: VecDeque<Deferred>,
+    /// Somebody appends them one after the other.
+    draining: bool,
+    /// There was room again since that began.
+    again: bool,
 }
 
 /// What to do when the ring is full.
@@ -58,7 +68,7 @@ impl LogStructuredStore {
             return done(Err(error));
         }
         self.deferred_count.fetch_add(1, Ordering::SeqCst);
-        self.deferred.lock().push_back(Deferred { log, data, at, done });
+        self.deferred.lock().waiting.push_back(Deferred { log, data, at, done });
         self.drain_deferred();
     }
 
@@ -67,25 +77,31 @@ impl LogStructuredStore {
         self.deferred_count.load(Ordering::Relaxed) as u64
     }
 
-    /// Append what waits, in order, as far as there is room. The queue's lock is held throughout: whoever makes room
-    /// meanwhile comes after and looks again, so no wake-up is lost.
+    /// Append what waits, in order, as far as there is room. One thread at a time; one that makes room meanwhile, which
+    /// may be this very thread further down in its stack, only says that it did, so no wake-up is lost.
     pub(super) fn drain_deferred(&self) {
         let mut answers = Vec::new();
-        {
-            let mut queue = self.deferred.lock();
-            while let Some(deferred) = queue.pop_front() {
-                match self.append_record(deferred.log, &deferred.data, deferred.at, IfFull::Refuse) {
-                    Err(StoreError::WouldBlock) => {
-                        queue.push_front(deferred);
-                        break;
-                    }
-                    result => {
-                        self.deferred_count.fetch_sub(1, Ordering::SeqCst);
-                        answers.push((deferred.done, result));
-                    }
+        let mut queue = self.deferred.lock();
+        queue.again = true;
+        if queue.draining {
+            return;
+        }
+        queue.draining = true;
+        while std::mem::take(&mut queue.again) {
+            while let Some(deferred) = queue.waiting.pop_front() {
+                drop(queue);
+                let result = self.append_record(deferred.log, &deferred.data, deferred.at, IfFull::Refuse);
+                queue = self.deferred.lock();
+                if result == Err(StoreError::WouldBlock) {
+                    queue.waiting.push_front(deferred);
+                    break;
                 }
+                self.deferred_count.fetch_sub(1, Ordering::SeqCst);
+                answers.push((deferred.done, result));
             }
         }
+        queue.draining = false;
+        drop(queue);
         for (done, result) in answers {
             done(result);
         }
@@ -93,7 +109,7 @@ impl LogStructuredStore {
 
     /// Answer all that wait for room with what keeps them from ever getting it.
     pub(super) fn fail_deferred(&self, error: &StoreError) {
-        let waiting: Vec<Deferred> = self.deferred.lock().drain(..).collect();
+        let waiting: Vec<Deferred> = self.deferred.lock().waiting.drain(..).collect();
         self.deferred_count.fetch_sub(waiting.len(), Ordering::SeqCst);
         for deferred in waiting {
             (deferred.done)(Err(error.clone()));
@@ -129,11 +145,13 @@ impl LogStructuredStore {
         if data.is_empty() {
             return Ok(Appended { offset, end_lsn: state.end_lsn });
         }
-        let head = FrameHead { kind: Kind::Data, log_id: log.id, offset, time_ns: now_ns() };
+        let time_ns = self.clock.now().max(state.last_ns);
+        let head = FrameHead { kind: Kind::Data, log_id: log.id, offset, time_ns };
         let (lsn, total) = self.put_frame(&head, data, if_full)?;
         state.entry.size = offset + data.len() as u64;
         state.entry.device_bytes += total;
-        state.entry.mtime_ns = head.time_ns;
+        state.entry.mtime_ns = time_ns;
+        state.last_ns = time_ns;
         state.entry.flags &= !FLAG_MTIME_SET;
         state.end_lsn = lsn + total;
         state.appends += 1;
@@ -231,7 +249,7 @@ impl LogStructuredStore {
         let log = self.catalog.get(log).ok_or(StoreError::NotFound)?;
         {
             let mut state = log.state.lock();
-            let now = now_ns();
+            let now = self.clock.now().max(state.last_ns);
             let mut entry = CatalogEntry { ctime_ns: now, ..state.entry.clone() };
             entry.mode = change.mode.map_or(entry.mode, |mode| mode & 0o7777);
             entry.uid = change.uid.unwrap_or(entry.uid);
@@ -250,6 +268,7 @@ impl LogStructuredStore {
         let head = FrameHead { kind: Kind::Meta, log_id: log.id, offset: 0, time_ns: now };
         let (lsn, total) = self.put_frame(&head, &entry.encode(), IfFull::Sleep)?;
         state.entry = entry;
+        state.last_ns = now;
         state.end_lsn = lsn + total;
         Ok(())
     }

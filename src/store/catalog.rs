@@ -20,6 +20,8 @@ pub struct LogState {
     pub entry: CatalogEntry,
     /// LSN behind its last frame.
     pub end_lsn: Lsn,
+    /// Time of its last frame, or later: the next one's is not before it.
+    pub last_ns: u64,
     /// Points for reads.
     pub index: SparseIndex,
     /// Where recent reads ended: (offset, LSN of a frame at or below it), newest last.
@@ -36,7 +38,8 @@ const CURSORS: usize = 8;
 impl LogState {
     /// The state of a log as a checkpoint or a metadata frame describes it.
     pub fn new(entry: CatalogEntry, index: SparseIndex) -> Self {
-        Self { entry, end_lsn: 0, index, cursors: Vec::new(), appends: 0, append_bytes: 0 }
+        let last_ns = entry.mtime_ns.max(entry.ctime_ns);
+        Self { entry, end_lsn: 0, last_ns, index, cursors: Vec::new(), appends: 0, append_bytes: 0 }
     }
 
     /// What `stat` shows.

@@ -3,13 +3,14 @@
 //! Fillings come drained in any order and are written in log order. Before its write a filling gets what it lacks: in
 //! front the segment header or the partial block it continues, behind its claims the stable mark and the padding.
 
-use std::collections::BTreeMap;
+use std::cell::Cell;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
 
-use super::clock::now_ns;
+use super::clock::Clock;
 use super::commit::{Action, Commit};
 use super::geometry::Shape;
 use super::placing::{Plan, Prefix, Space};
@@ -35,6 +36,15 @@ struct Written {
     next: u64,
 }
 
+/// What a request said that ended while it was being given in.
+type Late = Box<dyn FnOnce(&Flusher) + Send>;
+
+thread_local! {
+    /// This thread gives requests in under the dispatch lock. What the kernel refuses is answered on the spot, and the
+    /// answer may need that lock.
+    static LAUNCHING: Cell<bool> = const { Cell::new(false) };
+}
+
 /// What lies between the ring and QuikIO.
 pub struct Flusher {
     me: Weak<Flusher>,
@@ -42,11 +52,13 @@ pub struct Flusher {
     /// Called when a full ring has room again.
     on_room: OnceLock<Box<dyn Fn() + Send + Sync>>,
     io: Arc<QuikIO>,
+    clock: Arc<Clock>,
     shape: Shape,
     seed: FrameSeed,
     space: Mutex<Space>,
     dispatch: Mutex<Dispatch>,
     written: Mutex<Written>,
+    late: Mutex<VecDeque<Late>>,
     /// Who waits for what.
     pub commit: Commit,
     /// An append was refused for lack of room.
@@ -62,6 +74,7 @@ impl Flusher {
     /// up to `end`.
     pub fn new(
         io: Arc<QuikIO>,
+        clock: Arc<Clock>,
         shape: Shape,
         seed: FrameSeed,
         space: Space,
@@ -73,11 +86,13 @@ impl Flusher {
             ring: OnceLock::new(),
             on_room: OnceLock::new(),
             io,
+            clock,
             shape,
             seed,
             space: Mutex::new(space),
             dispatch: Mutex::new(Dispatch { ready: BTreeMap::new(), next: 0, tail_block }),
             written: Mutex::default(),
+            late: Mutex::default(),
             commit: Commit::new(end),
             full: AtomicBool::new(false),
             failed: AtomicBool::new(false),
@@ -127,7 +142,10 @@ impl Flusher {
             if action.flush
                 && let Some(me) = self.me.upgrade()
             {
-                self.io.flush(Box::new(move |result| me.act(me.commit.flushed(result.map_err(|e| me.fail(&e))))));
+                let flushed = |me: &Self, result: Result<(), IoError>| {
+                    me.act(me.commit.flushed(result.map_err(|error| me.fail(&error))));
+                };
+                self.io.flush(Box::new(move |result| me.unlocked(move |me| flushed(me, result))));
             }
             let begin = action.begin;
             for (done, result) in action.answers {
@@ -139,6 +157,15 @@ impl Flusher {
             let _ = if even_empty { ring.force_seal(Why::Commit).map(Some) } else { ring.seal(Why::Commit) };
             let goal = self.space.lock().sealed_end;
             action = self.commit.set_goal(goal);
+        }
+    }
+
+    /// Do what a request's end asks for; without the dispatch lock.
+    fn unlocked(&self, work: impl FnOnce(&Self) + Send + 'static) {
+        if LAUNCHING.get() {
+            self.late.lock().push_back(Box::new(work));
+        } else {
+            work(self);
         }
     }
 
@@ -202,7 +229,8 @@ impl Flusher {
         let Some(buffer) = ring.buffer(fill.slot) else { return };
         let (len, mark) = self.finish(ring, dispatch, &fill, &plan);
         let dsync = self.commit.launch(fill.number, plan.end, has_claims, Some(mark), for_commit);
-        self.io.write(buffer, 0..len, plan.device_offset, dsync, Box::new(move |result| me.landed(&fill, result)));
+        let landed = move |result| me.unlocked(move |me| me.landed(&fill, result));
+        self.io.write(buffer, 0..len, plan.device_offset, dsync, Box::new(landed));
     }
 
     fn landed(&self, fill: &FillInfo, result: Result<(), IoError>) {
@@ -237,7 +265,7 @@ impl Flusher {
 /// a landing may need it.
 fn dead_landing(flusher: Arc<Flusher>, fill: FillInfo) {
     let io = flusher.io.clone();
-    io.flush(Box::new(move |result| flusher.landed(&fill, result)));
+    io.flush(Box::new(move |result| flusher.unlocked(move |flusher| flusher.landed(&fill, result))));
 }
 
 fn put(buffer: &mut [u8], at: usize, bytes: &[u8]) {
@@ -250,18 +278,28 @@ fn put(buffer: &mut [u8], at: usize, bytes: &[u8]) {
 
 impl Stage for Flusher {
     fn place(&self, prev: Option<SealedFill>, need: usize, why: Why) -> Placement {
-        self.space.lock().place(prev, need, why, now_ns(), self.commit.stable())
+        self.space.lock().place(prev, need, why, self.clock.now(), self.commit.stable())
     }
 
     fn flush(&self, fill: FillInfo) {
         let Some(ring) = self.ring.get().and_then(Weak::upgrade) else { return };
-        let mut dispatch = self.dispatch.lock();
-        dispatch.ready.insert(fill.number, fill);
+        {
+            let mut dispatch = self.dispatch.lock();
+            LAUNCHING.set(true);
+            dispatch.ready.insert(fill.number, fill);
+            loop {
+                let next = dispatch.next;
+                let Some(fill) = dispatch.ready.remove(&next) else { break };
+                dispatch.next += 1;
+                self.launch(&ring, &mut dispatch, fill);
+            }
+            LAUNCHING.set(false);
+        }
         loop {
-            let next = dispatch.next;
-            let Some(fill) = dispatch.ready.remove(&next) else { break };
-            dispatch.next += 1;
-            self.launch(&ring, &mut dispatch, fill);
+            // The lock is given back before the work is done.
+            let late = self.late.lock().pop_front();
+            let Some(late) = late else { break };
+            late(self);
         }
     }
 

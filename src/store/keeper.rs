@@ -141,6 +141,7 @@ impl LogStructuredStore {
     pub fn tick(&self) {
         // Cleared first: what is accepted from here on asks for the next tick.
         self.keeper.dirty.store(false, Ordering::SeqCst);
+        self.clock.tick();
         let end = self.ring.end_lsn();
         if end > self.flusher.commit.stable() {
             self.make_stable(end, Box::new(|_| {}));

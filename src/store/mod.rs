@@ -40,7 +40,6 @@ mod superblocks;
 pub mod types;
 mod walk;
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Weak};
 
@@ -68,12 +67,13 @@ struct Checkpointing {
 pub struct LogStructuredStore {
     me: Weak<LogStructuredStore>,
     io: Arc<QuikIO>,
+    clock: Arc<clock::Clock>,
     shape: geometry::Shape,
     seed: FrameSeed,
     ring: Arc<flusher::Ring>,
     flusher: Arc<flusher::Flusher>,
     catalog: catalog::Catalog,
-    deferred: Mutex<VecDeque<append::Deferred>>,
+    deferred: Mutex<append::Queue>,
     deferred_count: AtomicUsize,
     keeper: keeper::Keeper,
     chunks: chunks::ChunkCache,

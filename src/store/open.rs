@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::catalog::{Catalog, Log};
 use super::checkpoints;
 use super::chunks::ChunkCache;
-use super::clock::now_ns;
+use super::clock::Clock;
 use super::create::max_points;
 use super::error::OpenError;
 use super::flusher::{Flusher, Ring};
@@ -76,12 +76,13 @@ impl LogStructuredStore {
         let Opened { mut superblock, recovered, checkpoint_generation, .. } = examine(&io)?;
         let shape = Shape::of(&superblock);
         check_buffers(&options, &shape)?;
+        let clock = Arc::new(Clock::new(options.clock, last_time(&superblock, &recovered)));
         if !options.read_only {
             let unknown = superblock.unknown_ro_features();
             if unknown != 0 {
                 return Err(OpenError::Features { device: name, features: unknown, hint: ", or mount with `-o ro`" });
             }
-            begin_epoch(&io, &mut superblock, &recovered).map_err(failed)?;
+            begin_epoch(&io, &mut superblock, &recovered, clock.now()).map_err(failed)?;
         }
         let previous_epoch = recovered.epoch;
         let seed = FrameSeed::new(&superblock.uuid, superblock.epoch);
@@ -96,7 +97,7 @@ impl LogStructuredStore {
             options.tail,
             options.buffer_size as u64,
         );
-        let flusher = Flusher::new(io.clone(), shape, seed, space, end, tail_block);
+        let flusher = Flusher::new(io.clone(), clock.clone(), shape, seed, space, end, tail_block);
         let ring: Arc<Ring> = Arc::new(FlushBufferRing::new(buffers, flusher.clone()));
         let gap = flusher.space().gap();
         let mut mounts = recovered.replay.mounts;
@@ -112,6 +113,7 @@ impl LogStructuredStore {
         let store = Arc::new_cyclic(|me: &Weak<Self>| Self {
             me: me.clone(),
             io,
+            clock,
             shape,
             seed,
             ring: ring.clone(),
@@ -152,7 +154,7 @@ impl LogStructuredStore {
     /// The first frame of a mount. A full device has no room for it; then no frame of this mount follows either.
     fn write_epoch_frame(&self, record: &EpochRecord) {
         let payload = record.encode();
-        let head = FrameHead { kind: Kind::Epoch, log_id: 0, offset: 0, time_ns: now_ns() };
+        let head = FrameHead { kind: Kind::Epoch, log_id: 0, offset: 0, time_ns: self.clock.now() };
         match self.ring.try_reserve(frame_len(payload.len())) {
             Ok(mut reservation) => {
                 let lsn = reservation.lsn();
@@ -167,14 +169,20 @@ impl LogStructuredStore {
     }
 }
 
+/// The latest time on the device.
+fn last_time(superblock: &Superblock, recovered: &Recovered) -> u64 {
+    let logs = recovered.replay.logs.values().map(|state| state.last_ns);
+    logs.chain([superblock.mounted_ns, superblock.created_ns]).max().unwrap_or_default()
+}
+
 /// Make what recovery read stable, and both superblocks tell of the new epoch, before any frame is written in it.
-fn begin_epoch(io: &QuikIO, superblock: &mut Superblock, recovered: &Recovered) -> Result<(), IoError> {
+fn begin_epoch(io: &QuikIO, superblock: &mut Superblock, recovered: &Recovered, now_ns: u64) -> Result<(), IoError> {
     io.flush_now()?;
     superblock.epoch += 1;
     superblock.clean = false;
     superblock.stable_lsn = recovered.end;
     superblock.end_lsn = 0;
-    superblock.mounted_ns = now_ns();
+    superblock.mounted_ns = now_ns;
     superblocks::write_next(io, superblock)?;
     superblocks::write_next(io, superblock)
 }

@@ -11,7 +11,7 @@ use super::types::{LogId, OnError, ReadDone, StoreError};
 use super::walk;
 use crate::format::frame::peek;
 use crate::format::{FRAME_HEADER, FrameKind, FrameSeed, Lsn};
-use crate::io::{Buffer, IoError};
+use crate::io::{Buffer, IoError, try_copy, try_room};
 
 /// Bytes read from the device at a time by a sequential reader.
 pub const CHUNK: u64 = 1 << 20;
@@ -72,7 +72,7 @@ impl LogStructuredStore {
         let sequential = offset == 0
             || state.cursors.iter().any(|(cursor, _)| *cursor <= offset && *cursor + CHUNK >= offset && *cursor == at);
         drop(state);
-        let out = Vec::with_capacity((end - offset) as usize);
+        let Some(out) = try_room((end - offset) as usize) else { return done(Err(StoreError::Memory)) };
         self.drive(Job {
             log,
             offset,
@@ -172,8 +172,8 @@ impl LogStructuredStore {
         let Some((number, mut job)) = self.reads.launch(job, base..end) else { return };
         let len = (end - base) as usize;
         let Ok(buffer) = self.io.buffer(len) else {
-            job.finish(Err(StoreError::Io("out of memory".to_owned())));
-            return self.landed(number);
+            let others = self.reads.give_up(number);
+            return std::iter::once(job).chain(others).for_each(|job| job.finish(Err(StoreError::Memory)));
         };
         let me = self.me.clone();
         let done = move |result: Result<Buffer, IoError>| {
@@ -214,7 +214,7 @@ impl LogStructuredStore {
         let base = offset - offset % unit;
         let span = (end.next_multiple_of(unit) - base) as usize;
         let Ok(buffer) = self.io.buffer(span) else {
-            return done(Err(StoreError::Io("out of memory".to_owned())));
+            return done(Err(StoreError::Memory));
         };
         let range = (offset - base) as usize..(end - base) as usize;
         self.io.read(
@@ -223,7 +223,7 @@ impl LogStructuredStore {
             base,
             Box::new(move |result| {
                 done(match result {
-                    Ok(buffer) => Ok(buffer.as_slice().get(range).unwrap_or(&[]).to_vec()),
+                    Ok(buffer) => try_copy(buffer.as_slice().get(range).unwrap_or(&[])).ok_or(StoreError::Memory),
                     Err(error) => Err(StoreError::Io(error.to_string())),
                 });
             }),

@@ -61,6 +61,17 @@ impl Reads {
         at.map(|at| state.flying.swap_remove(at).waiting).unwrap_or_default()
     }
 
+    /// There is no memory for read `number`: the jobs that can't be had for that reason. Those that wait for a turn
+    /// are among them, unless another read will land and bring them back.
+    pub fn give_up(&self, number: u64) -> Vec<Job> {
+        let mut jobs = self.land(number);
+        let mut state = self.state.lock();
+        if state.flying.is_empty() {
+            jobs.extend(state.queued.drain(..));
+        }
+        jobs
+    }
+
     /// A job that waits for a read to be its own, if there may be one more. Whoever lands a read asks until there is
     /// none: a job that finds its bytes in the cache makes no read, whose landing would bring back the next.
     pub fn next(&self) -> Option<Job> {

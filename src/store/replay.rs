@@ -99,6 +99,7 @@ impl Replay {
         state.end_lsn = state.end_lsn.max(found.lsn + found.total);
         // Also when seen before: frames come in log order, so the last one seen is the last change.
         state.entry.mtime_ns = found.time_ns;
+        state.last_ns = state.last_ns.max(found.time_ns);
         state.entry.flags &= !crate::format::catalog::FLAG_MTIME_SET;
         if end <= state.entry.size {
             return;
@@ -127,6 +128,7 @@ impl Replay {
         });
         let (size, head, device_bytes) = (state.entry.size, state.entry.head, state.entry.device_bytes);
         state.entry = CatalogEntry { size, head, device_bytes, ..entry };
+        state.last_ns = state.last_ns.max(found.time_ns);
         state.end_lsn = state.end_lsn.max(found.lsn + found.total);
     }
 }

@@ -61,6 +61,8 @@ pub struct StoreOptions {
     pub ring_size: usize,
     /// Bytes in each buffer of the ring.
     pub buffer_size: usize,
+    /// The machine's clock, in ns since 1970: a test's own where a test sets it back.
+    pub clock: fn() -> u64,
 }
 
 impl Default for StoreOptions {
@@ -72,6 +74,7 @@ impl Default for StoreOptions {
             errors: OnError::default(),
             ring_size: 4,
             buffer_size: DEFAULT_BUFFER_SIZE,
+            clock: super::clock::now_ns,
         }
     }
 }
@@ -144,6 +147,9 @@ pub enum StoreError {
     /// A device error or damage; the text says where.
     #[error("{0}")]
     Io(String),
+    /// No memory for it just now; nothing was taken or changed.
+    #[error("out of memory")]
+    Memory,
     /// No such log.
     #[error("no such log")]
     NotFound,
@@ -162,6 +168,7 @@ impl StoreError {
             Self::WouldBlock => libc::EAGAIN,
             Self::ReadOnly => libc::EROFS,
             Self::Io(_) => libc::EIO,
+            Self::Memory => libc::ENOMEM,
             Self::NotFound => libc::ENOENT,
             Self::Closed => libc::ESHUTDOWN,
         }

@@ -33,9 +33,13 @@ pub struct Store {
 
 impl Store {
     pub fn make(bytes: u64, looped: bool) -> Store {
-        let base = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let dir = tempfile::tempdir_in(base).unwrap();
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let image = dir.path().join("store");
+        Self::over(dir, image, bytes, looped)
+    }
+
+    /// A store in `image`, which is made; everything else lies in `dir`.
+    pub fn over(dir: tempfile::TempDir, image: PathBuf, bytes: u64, looped: bool) -> Store {
         File::create(&image).unwrap().set_len(bytes).unwrap();
         let mountpoint = dir.path().join("mnt");
         std::fs::create_dir(&mountpoint).unwrap();
@@ -54,14 +58,26 @@ impl Store {
         self.mountpoint.join("log")
     }
 
-    pub fn mount_output(&self) -> Output {
-        let log = format!("log={}", self.dir.path().join("daemon.log").display());
-        llamafs(&["mount", "-o", &log, self.device.to_str().unwrap(), self.mountpoint.to_str().unwrap()])
+    pub fn mount_output(&self, options: &str) -> Output {
+        let options = format!("{options},log={}", self.daemon_log().display());
+        llamafs(&["mount", "-o", &options, self.device.to_str().unwrap(), self.mountpoint.to_str().unwrap()])
     }
 
     pub fn mount(&self) {
-        let out = self.mount_output();
+        self.mount_with("rw");
+    }
+
+    pub fn mount_with(&self, options: &str) {
+        let out = self.mount_output(options);
         assert!(out.status.success(), "{out:?}");
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn daemon_log(&self) -> PathBuf {
+        self.dir.path().join("daemon.log")
     }
 
     pub fn umount(&self) {

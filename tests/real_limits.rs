@@ -1,0 +1,185 @@
+//! No caller can exhaust the daemon: tens of thousands of open files, a flood of reads and writes by many processes, and
+//! control files held open; its memory stays bounded, and others are served meanwhile.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic, also in its helpers")]
+
+mod support;
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use llamafs::fs::{READ_BYTES, USER_SNAPSHOTS};
+use support::{LARGEST, Store, Watchdog, record, walk};
+
+const FLOODERS: u32 = 8;
+/// Files that each of them keeps open.
+const HANDLES: usize = 4000;
+/// Threads of each of them that read a megabyte at a time, and that write.
+const READERS: u64 = 16;
+const WRITERS: u64 = 4;
+const FLOOD: Duration = Duration::from_secs(4);
+const LIMIT: Duration = Duration::from_secs(120);
+/// docs/operations.md: what the daemon uses, without the reads under way.
+const BOUND_KIB: u64 = 64 << 10;
+const JOB: &str = "LLAMAFS_TEST_FLOOD";
+
+/// Peak resident memory in KiB.
+fn peak(pid: i32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = text.lines().find(|line| line.starts_with("VmHWM")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+fn flooder(log: &Path) -> Child {
+    Command::new("prlimit")
+        .arg(format!("--nofile={}", HANDLES + 100))
+        .arg(std::env::current_exe().unwrap())
+        .args(["flood_process", "--exact", "--quiet"])
+        .env(JOB, log)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// The flooder's side. Does nothing in the parent.
+#[test]
+fn flood_process() {
+    let Some(log) = std::env::var_os(JOB) else { return };
+    let handles: Vec<File> = (0..HANDLES).map(|_| File::open(&log).unwrap()).collect();
+    let until = Instant::now() + FLOOD;
+    std::thread::scope(|scope| {
+        for reader in 0..READERS {
+            let handle = &handles[reader as usize * 7];
+            scope.spawn(move || {
+                let (mut piece, mut at) = (vec![0; LARGEST], reader << 20);
+                while Instant::now() < until {
+                    assert!(handle.read_at(&mut piece, at).unwrap() > 0);
+                    at = (at + (17 << 20)) % (128 << 20);
+                }
+            });
+        }
+        for writer in 0..WRITERS {
+            let log = &log;
+            scope.spawn(move || {
+                let mut file = OpenOptions::new().append(true).open(log).unwrap();
+                while Instant::now() < until {
+                    file.write_all(&vec![support::SINGLE; 1 + writer as usize * 20_000]).unwrap();
+                }
+            });
+        }
+    });
+    // Open until the parent says so.
+    std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+    assert_eq!(handles.len(), HANDLES);
+}
+
+#[test]
+fn a_flood_of_handles_reads_and_writes_leaves_memory_bounded_and_others_served() {
+    let store = Store::make(8 << 30, false);
+    store.mount();
+    let pid = store.pid();
+    let watchdog = Watchdog::start(&store, LIMIT);
+    let mut log = OpenOptions::new().append(true).open(store.log()).unwrap();
+    for number in 0..160 {
+        log.write_all(&record(1, number, LARGEST)).unwrap();
+    }
+    let mut flooders: Vec<Child> = (0..FLOODERS).map(|_| flooder(&store.log())).collect();
+    // Somebody else, who wants nothing but to append, to sync and to read.
+    let until = Instant::now() + FLOOD + Duration::from_secs(1);
+    let reader = File::open(store.log()).unwrap();
+    let (mut number, mut first) = (160, [0; 24]);
+    while Instant::now() < until {
+        log.write_all(&record(1, number, 100)).unwrap();
+        log.sync_data().unwrap();
+        reader.read_exact_at(&mut first, 0).unwrap();
+        assert_eq!(first[..], record(1, 0, LARGEST)[..24]);
+        assert_eq!(store.pid(), pid);
+        number += 1;
+    }
+    let held: usize =
+        flooders.iter().map(|child| std::fs::read_dir(format!("/proc/{}/fd", child.id())).unwrap().count()).sum();
+    assert!(held > FLOODERS as usize * HANDLES, "{held} files are open");
+    let peak = peak(pid);
+    println!("{held} open files, {number} records of another, daemon's peak {peak} KiB");
+    for flooder in &mut flooders {
+        drop(flooder.stdin.take());
+        assert!(flooder.wait().unwrap().success());
+    }
+    assert!(peak < BOUND_KIB + (READ_BYTES as u64 >> 10), "{peak} KiB");
+    watchdog.stop();
+    drop((log, reader));
+    assert_eq!(walk(File::open(store.log()).unwrap()).next[&1], number);
+    store.umount();
+}
+
+/// Opens control files as a user until it is refused, and says by which errno.
+fn opened_by(uid: u32, status: &Path) -> Child {
+    let script = "import sys, time\nopened = []\ntry:\n  while True: opened.append(open(sys.argv[1]))\nexcept OSError as \
+                  error: print(len(opened), error.errno, flush=True)\nsys.stdin.read()\n";
+    let id = uid.to_string();
+    Command::new("setpriv")
+        .args(["--reuid", &id, "--regid", &id, "--clear-groups", "prlimit", "--nofile=1000", "python3", "-c", script])
+        .arg(status)
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn told(child: &mut Child) -> (usize, i32) {
+    let mut line = String::new();
+    let mut out = child.stdout.take().unwrap();
+    let mut byte = [0];
+    while out.read(&mut byte).unwrap() == 1 && byte != *b"\n" {
+        line.push(char::from(byte[0]));
+    }
+    let (count, errno) = line.split_once(' ').unwrap();
+    (count.parse().unwrap(), errno.parse().unwrap())
+}
+
+#[test]
+fn control_files_held_open_by_many_users_keep_nobody_else_out() {
+    let mut store = Store::make(64 << 20, false);
+    // Other users must be able to reach it.
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    store.mountpoint = dir.path().join("mnt");
+    std::fs::create_dir(&store.mountpoint).unwrap();
+    store.mount();
+    let status = store.mountpoint.join(".llamafs/status");
+    let mut users = Vec::new();
+    let mut count = 0;
+    for user in 0.. {
+        let mut child = opened_by(5000 + user, &status);
+        let (opened, errno) = told(&mut child);
+        users.push(child);
+        count += opened;
+        // Each has its own limit, and all together have one.
+        if count == llamafs::fs::ALL_SNAPSHOTS && opened == 0 {
+            assert_eq!(errno, libc::ENFILE);
+            break;
+        }
+        assert_eq!((opened, errno), (USER_SNAPSHOTS, libc::EMFILE));
+    }
+    // Root looks on, and a log is read and written by whoever may.
+    assert_eq!(store.status("control_handles").parse(), Ok(count));
+    let mine: Vec<File> = (0..USER_SNAPSHOTS).map(|_| File::open(&status).unwrap()).collect();
+    let error = File::open(&status).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EMFILE));
+    OpenOptions::new().append(true).open(store.log()).unwrap().write_all(b"record").unwrap();
+    drop(mine);
+    for user in &mut users {
+        drop(user.stdin.take());
+        assert!(user.wait().unwrap().success());
+    }
+    // The kernel says in its own time that they are closed.
+    while store.status("control_handles") != "0" {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    store.umount();
+}
