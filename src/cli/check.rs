@@ -48,7 +48,7 @@ pub fn run(args: &Args) -> Outcome {
     bar.finish_and_clear();
     let name = args.device.display();
     let report = report.context(&name).map_err(|failure| failure.with_code(COULD_NOT_RUN))?;
-    let clean = report.damage.is_empty();
+    let clean = report.is_clean();
     print(|out| {
         if args.json {
             let value = Json { clean, report: &report };

@@ -7,38 +7,64 @@ use crate::io::{IoError, QuikIO, SharedBuffer};
 /// Least bytes read to learn a checkpoint's length.
 const HEAD: usize = 4096;
 
+/// What an area holds.
+#[derive(Debug, Clone)]
+pub enum Area {
+    /// Zeros: none was written there.
+    Empty,
+    /// A whole checkpoint.
+    Whole(Checkpoint),
+    /// Something else; the text says what.
+    Damaged(String),
+}
+
 /// Place of the area that generation `generation` goes to.
-fn area(superblock: &Superblock, generation: u64) -> u64 {
+pub fn area(superblock: &Superblock, generation: u64) -> u64 {
     superblock.checkpoint_start + (generation % 2) * superblock.checkpoint_bytes
 }
 
+/// What the area of generation `generation` holds. What the device can't read is damaged: the other area may do.
+pub fn read_area(io: &QuikIO, superblock: &Superblock, generation: u64) -> Area {
+    let offset = area(superblock, generation);
+    let block = superblock.block_size as usize;
+    let head = match read(io, offset, HEAD.max(block)) {
+        Ok(head) => head,
+        Err(error) => return Area::Damaged(error.to_string()),
+    };
+    if head.iter().all(|byte| *byte == 0) {
+        return Area::Empty;
+    }
+    let len = match Checkpoint::encoded_len(&head) {
+        Ok(len) => len.min(superblock.checkpoint_bytes).next_multiple_of(block as u64) as usize,
+        Err(error) => return Area::Damaged(error.to_string()),
+    };
+    let whole = if len <= head.len() { Ok(head) } else { read(io, offset, len) };
+    match whole.map(|bytes| Checkpoint::decode(&bytes, &superblock.uuid)) {
+        Ok(Ok(checkpoint)) => Area::Whole(checkpoint),
+        Ok(Err(error)) => Area::Damaged(error.to_string()),
+        Err(error) => Area::Damaged(error.to_string()),
+    }
+}
+
 /// The newest whole checkpoint, and a sentence for each area that holds a damaged one.
-pub fn load(io: &QuikIO, superblock: &Superblock) -> Result<(Option<Checkpoint>, Vec<String>), IoError> {
+pub fn load(io: &QuikIO, superblock: &Superblock) -> (Option<Checkpoint>, Vec<String>) {
     let mut newest: Option<Checkpoint> = None;
     let mut remarks = Vec::new();
     for generation in 0..2u64 {
-        let offset = area(superblock, generation);
-        let head = read(io, offset, HEAD.max(superblock.block_size as usize))?;
-        if head.iter().all(|byte| *byte == 0) {
-            continue;
-        }
-        let decoded = Checkpoint::encoded_len(&head).map(|len| {
-            len.min(superblock.checkpoint_bytes).next_multiple_of(u64::from(superblock.block_size)) as usize
-        });
-        let decoded = match decoded {
-            Ok(len) => Checkpoint::decode(&read(io, offset, len)?, &superblock.uuid),
-            Err(error) => Err(error),
-        };
-        match decoded {
-            Ok(checkpoint) => {
+        match read_area(io, superblock, generation) {
+            Area::Empty => {}
+            Area::Whole(checkpoint) => {
                 if newest.as_ref().is_none_or(|have| checkpoint.generation > have.generation) {
                     newest = Some(checkpoint);
                 }
             }
-            Err(error) => remarks.push(format!("checkpoint area at offset {offset} is damaged ({error})")),
+            Area::Damaged(error) => {
+                let offset = area(superblock, generation);
+                remarks.push(format!("checkpoint area at offset {offset} is damaged ({error})"));
+            }
         }
     }
-    Ok((newest, remarks))
+    (newest, remarks)
 }
 
 fn read(io: &QuikIO, offset: u64, len: usize) -> Result<Vec<u8>, IoError> {

@@ -54,10 +54,11 @@ impl LogStructuredStore {
         };
         if checkpoints::save(&self.io, &last.superblock, &checkpoint).map_err(io_error)? {
             self.recovery_lsn.store(recovery_lsn, Ordering::Relaxed);
+            // Only what was written moves on: else the next one would go over the newest.
+            last.generation += 1;
         } else {
             log::warn!("{}: the checkpoint is larger than its area; recovery will take longer", self.io.describe());
         }
-        last.generation += 1;
         last.segments_opened = opened;
         Ok(())
     }

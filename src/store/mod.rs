@@ -13,6 +13,7 @@
 //! - `inspect`: offline, read-only
 
 mod append;
+mod behind;
 mod catalog;
 mod checkpoints;
 mod chunks;
@@ -47,7 +48,7 @@ use parking_lot::Mutex;
 
 pub use create::{FormatOptions, FormatReport};
 pub use error::OpenError;
-pub use inspect::{CheckReport, FrameInfo, Gap, Image};
+pub use inspect::{CheckReport, Finding, FrameInfo, Gap, Image, Lost, Part};
 pub use types::{
     AppendAt, AppendDone, Appended, AttrChange, DEFAULT_BUFFER_SIZE, Damage, LogId, LogInfo, OnError, ReadDone,
     RecoveryReport, RingSlot, StableDone, Stats, StoreError, StoreOptions, Tail,

@@ -49,8 +49,7 @@ pub fn examine(io: &QuikIO) -> Result<Opened, OpenError> {
     if geometry.block > superblock.block_size {
         return Err(OpenError::Alignment { device, device_block: geometry.block, block: superblock.block_size });
     }
-    let failed = |error: IoError| OpenError::Device { device: io.describe(), error };
-    let (checkpoint, mut more) = checkpoints::load(io, &superblock).map_err(failed)?;
+    let (checkpoint, mut more) = checkpoints::load(io, &superblock);
     remarks.append(&mut more);
     let checkpoint_generation = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.generation);
     let points = max_points(superblock.device_bytes);

@@ -41,6 +41,8 @@ pub(super) struct Job {
     pub damage: Option<String>,
     /// Places behind damage that may be frames and were longer than what was read.
     pub guesses: u32,
+    /// No frame checks here, and the mount in the next segment was not cut here: it is damage.
+    pub not_cut: Option<Lsn>,
     done: ReadDone,
 }
 
@@ -50,6 +52,8 @@ pub(super) enum Next {
     Finish(Result<(), StoreError>),
     /// Look again where its next frame is.
     Again,
+    /// See whether the log goes on in the next segment.
+    AskNextSegment,
 }
 
 impl LogStructuredStore {
@@ -85,6 +89,7 @@ impl LogStructuredStore {
             sequential,
             damage: None,
             guesses: 0,
+            not_cut: None,
             done,
         });
     }
@@ -97,7 +102,7 @@ impl LogStructuredStore {
     }
 
     /// Go on with a job until it is done or waits for the device.
-    fn drive(&self, mut job: Job) {
+    pub(super) fn drive(&self, mut job: Job) {
         loop {
             job.lsn = self.mounts.over_gap(job.lsn);
             let next = if job.offset >= job.end {
@@ -111,8 +116,10 @@ impl LogStructuredStore {
             } else {
                 return self.ask_device(job);
             };
-            if let Next::Finish(result) = next {
-                return job.finish(result);
+            match next {
+                Next::Finish(result) => return job.finish(result),
+                Next::AskNextSegment => return self.ask_next_segment(job),
+                Next::Again => {}
             }
         }
     }
@@ -187,6 +194,7 @@ impl LogStructuredStore {
             store.landed(number);
             match next {
                 Next::Finish(result) => job.finish(result),
+                Next::AskNextSegment => store.ask_next_segment(job),
                 Next::Again => store.drive(job),
             }
         };
@@ -243,7 +251,7 @@ impl Job {
     }
 
     /// Bytes that were collected are given in any case; the error comes with the next read.
-    fn finish(self, result: Result<(), StoreError>) {
+    pub(super) fn finish(self, result: Result<(), StoreError>) {
         (self.done)(match result {
             Err(error) if self.out.is_empty() => Err(error),
             _ => Ok(self.out),

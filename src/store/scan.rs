@@ -10,6 +10,8 @@ use crate::format::frame::{decode, decode_epoch, infer_epoch, peek};
 use crate::format::{EpochRecord, Frame, FrameError, FrameKind, FrameSeed, Lsn, SHORT_FRAME, SegmentHeader};
 use crate::io::{Buffer, IoError, QuikIO};
 
+pub use super::behind::Was;
+
 /// Least bytes read at a time.
 const WINDOW: u64 = 1 << 20;
 /// Checksummed bytes that one resynchronisation may cost, in segments: a hostile payload full of frame headers can't
@@ -17,8 +19,11 @@ const WINDOW: u64 = 1 << 20;
 const RESYNC_BUDGET_SEGMENTS: u64 = 8;
 /// What counts as small then.
 const SMALL_FRAME: u64 = 4096;
-/// Epochs tried for a short frame behind damage (it does not carry its epoch).
-const SHORT_FRAME_EPOCHS: u64 = 1024;
+/// Epochs tried for a frame behind damage: a hostile superblock may say that there were more mounts than can be tried.
+const EPOCHS_TRIED: usize = 1024;
+
+/// What stands for a byte that can't be read: no frame begins like this.
+const UNREADABLE: u8 = 0xff;
 
 /// A frame that checked.
 #[derive(Debug, Clone)]
@@ -59,11 +64,12 @@ pub enum Step {
 /// Reads one segment after the other.
 pub struct Scanner<'a> {
     io: &'a QuikIO,
-    shape: Shape,
-    uuid: [u8; 16],
-    seed: FrameSeed,
-    max_epoch: u64,
+    pub(super) shape: Shape,
+    pub(super) uuid: [u8; 16],
+    pub(super) seed: FrameSeed,
+    pub(super) max_epoch: u64,
     keep_payloads: bool,
+    tolerant: bool,
     place: Lsn,
     segment: Range<Lsn>,
     device_base: u64,
@@ -81,12 +87,18 @@ impl<'a> Scanner<'a> {
             seed: FrameSeed::new(&uuid, 0),
             max_epoch,
             keep_payloads,
+            tolerant: false,
             place: 0,
             segment: 0..0,
             device_base: 0,
             window: None,
             have: 0..0,
         }
+    }
+
+    /// Take what the device can't read for damaged, instead of giving up.
+    pub fn tolerate_errors(&mut self) {
+        self.tolerant = true;
     }
 
     /// Go to `lsn`, in the segment at `physical`; frames there are of `epoch` until an EPOC frame says else.
@@ -136,7 +148,10 @@ impl<'a> Scanner<'a> {
                 _ => self.io.buffer(want).map_err(|_| out_of_memory("read", offset, want))?,
             };
             self.have = 0..0;
-            self.window = Some(self.io.read_now(buffer, want, offset)?);
+            self.window = Some(match self.io.read_now(buffer, want, offset) {
+                Err(_) if self.tolerant => read_around(self.io, offset, want, self.shape.block as usize)?,
+                read => read?,
+            });
             self.have = from..from + want as u64;
         }
         let at = (lsn - self.have.start) as usize;
@@ -236,19 +251,21 @@ impl<'a> Scanner<'a> {
         self.resync_at(lsn, &mut budget)
     }
 
-    fn resync_at(&mut self, lsn: Lsn, budget: &mut u64) -> Result<bool, IoError> {
+    pub(super) fn resync_at(&mut self, lsn: Lsn, budget: &mut u64) -> Result<bool, IoError> {
         let Some(head) = peek(self.bytes(lsn, 2 * SHORT_FRAME as u64)?) else { return Ok(false) };
-        if lsn + head.total > self.segment.end || (head.total > *budget && head.total > SMALL_FRAME) {
+        if lsn + head.total > self.segment.end {
             return Ok(false);
         }
-        *budget = budget.saturating_sub(head.total);
         let (current, max) = (self.epoch(), self.max_epoch);
-        let short_max = max.min(current.saturating_add(SHORT_FRAME_EPOCHS));
         let epochs: Box<dyn Iterator<Item = u64>> = match head.epoch8 {
             Some(low) => Box::new(infer_epoch(current, max, low)),
-            None => Box::new(current..=short_max),
+            None => Box::new(current..=max),
         };
-        for epoch in epochs {
+        for (tried, epoch) in epochs.take(EPOCHS_TRIED).enumerate() {
+            if *budget < head.total && (head.total > SMALL_FRAME || tried > 0) {
+                return Ok(false);
+            }
+            *budget = budget.saturating_sub(head.total);
             let seed = FrameSeed::new(&self.uuid, epoch);
             if self.decode_with(lsn, &seed)?.is_ok() {
                 self.seed = seed;
@@ -257,6 +274,48 @@ impl<'a> Scanner<'a> {
         }
         Ok(false)
     }
+}
+
+/// Reads block by block, with no frame in a block that can't be read.
+fn read_around(io: &QuikIO, offset: u64, len: usize, block: usize) -> Result<Buffer, IoError> {
+    let memory = |_| out_of_memory("read", offset, len);
+    let mut whole = io.buffer(len).map_err(memory)?;
+    let mut part = io.buffer(block).map_err(memory)?;
+    for (number, to) in whole.as_mut_slice().chunks_mut(block).enumerate() {
+        match io.read_now(part, block, offset + (number * block) as u64) {
+            Ok(read) => {
+                to.copy_from_slice(read.as_slice().get(..to.len()).unwrap_or(&[]));
+                part = read;
+            }
+            Err(_) => {
+                to.fill(UNREADABLE);
+                part = io.buffer(block).map_err(memory)?;
+            }
+        }
+    }
+    Ok(whole)
+}
+
+/// The header of the segment at `physical`, or what is wrong with it, also if it is not that of segment `sequence`.
+pub fn segment_header(
+    io: &QuikIO,
+    shape: &Shape,
+    uuid: &[u8; 16],
+    physical: u32,
+    sequence: Option<u64>,
+) -> Result<SegmentHeader, String> {
+    let (offset, len) = (shape.device_offset(physical), shape.block as usize);
+    let buffer = io.buffer(len).map_err(|error| error.to_string())?;
+    let block = io.read_now(buffer, len, offset).map_err(|error| error.to_string())?;
+    let header = SegmentHeader::decode(block.as_slice(), uuid).map_err(|error| error.to_string())?;
+    let expected = sequence.unwrap_or(header.sequence);
+    if header.sequence != expected {
+        return Err(format!("segment header is that of segment {}, not of {expected}", header.sequence));
+    }
+    if header.physical != physical || header.sequence == 0 || header.first_lsn != shape.segment_start(header.sequence) {
+        return Err("segment header is that of another place".to_owned());
+    }
+    Ok(header)
 }
 
 /// The header of the segment at `physical`, if it checks.

@@ -85,7 +85,8 @@ fn no_superblock(device: String, refused: &[(&str, Refused)]) -> OpenError {
     OpenError::BothSuperblocksDamaged { device, why }
 }
 
-fn read_block(io: &QuikIO, offset: u64) -> Result<Vec<u8>, IoError> {
+/// The bytes of the superblock copy at `offset`.
+pub fn read_block(io: &QuikIO, offset: u64) -> Result<Vec<u8>, IoError> {
     let len = SUPERBLOCK_LEN.max(io.geometry().block as usize);
     let buffer = io.buffer(len).map_err(|_| out_of_memory("read", offset, len))?;
     io.read_now(buffer, len, offset).map(|buffer| buffer.as_slice().to_vec())

@@ -10,10 +10,10 @@ use super::read::{Job, Next};
 use super::types::StoreError;
 use crate::format::frame::{decode, decode_epoch, infer_epoch, peek};
 use crate::format::{EpochRecord, FRAME_HEADER, Frame, FrameError, FrameKind, FrameSeed, Lsn, SHORT_FRAME};
-use crate::io::Buffer;
+use crate::io::{Buffer, IoError};
 
-/// Epochs tried for a short frame whose mount is not known.
-const SHORT_FRAME_EPOCHS: u64 = 1024;
+/// Epochs tried for a frame whose mount is not known.
+const EPOCHS_TRIED: usize = 1024;
 /// Places behind damage that are tried though their frame reaches beyond what was read: bounds what a hostile payload
 /// in a damaged place can cost.
 const MAX_GUESSES: u32 = 32;
@@ -68,11 +68,9 @@ impl LogStructuredStore {
         let (lsn, segment_end) = (job.lsn, self.shape.segment_end(job.lsn));
         let begins = self.shape.block_up(lsn);
         if begins >= segment_end || segment_end - lsn < FIRST_CLAIM as u64 + TRAILER {
-            // Whether it is so only the next segment tells; that nothing is lacking, the offsets of the frames do.
             let whole = matches!(failure, FrameError::NeedMore(more) if lsn + *more as u64 <= segment_end);
-            job.lsn = segment_end;
-            job.need = 0;
-            return (!whole).then(|| self.step_segment(job));
+            // Whether it is so only the next segment tells.
+            return (!whole && job.not_cut != Some(lsn)).then_some(Next::AskNextSegment);
         }
         let wanted = begins + FIRST_CLAIM as u64 - lsn;
         if lsn + wanted > until && job.need < wanted && lsn + wanted <= self.flusher.commit.written() {
@@ -127,6 +125,32 @@ impl LogStructuredStore {
         job.seed = mounts.seed;
         job.lsn = lsn;
         self.step_segment(job)
+    }
+
+    /// No frame checks at the job's LSN, near the end of a segment: if the mount that begins in the next one says that
+    /// the log was cut here, that is where to go on.
+    pub(super) fn ask_next_segment(&self, mut job: Job) {
+        let next = self.shape.first_frame(self.shape.sequence(job.lsn) + 1);
+        let block = self.shape.block as usize;
+        let place = self.flusher.space().table.device_offset(next);
+        let (Some(offset), Ok(buffer)) = (place, self.io.buffer(block)) else {
+            job.not_cut = Some(job.lsn);
+            return self.drive(job);
+        };
+        let me = self.me.clone();
+        let done = move |read: Result<Buffer, IoError>| {
+            let Some(store) = me.upgrade() else { return job.finish(Err(StoreError::Closed)) };
+            let uuid = &store.superblock.uuid;
+            let begins = read.ok().and_then(|buffer| Some(decode_epoch(uuid, next, buffer.as_slice()).ok()?.1));
+            if begins.is_some_and(|record| record.cut_lsn == job.lsn) {
+                job.lsn = next;
+                job.need = 0;
+            } else {
+                job.not_cut = Some(job.lsn);
+            }
+            store.drive(job);
+        };
+        self.io.read(buffer, block, offset, Box::new(done));
     }
 
     /// Behind a segment's last byte the log goes on behind the next one's header.
@@ -215,8 +239,8 @@ impl Epochs<'_> {
             return decode(&FrameSeed::new(&self.uuid, 0), lsn, bytes, self.max_record).map(|frame| frame.total);
         };
         let epochs: Box<dyn Iterator<Item = u64>> = match head.epoch8 {
-            Some(low) => Box::new(infer_epoch(self.oldest, self.newest, low)),
-            None => Box::new(self.epochs().rev().take(SHORT_FRAME_EPOCHS as usize)),
+            Some(low) => Box::new(infer_epoch(self.oldest, self.newest, low).take(EPOCHS_TRIED)),
+            None => Box::new(self.epochs().rev().take(EPOCHS_TRIED)),
         };
         for epoch in epochs {
             let seed = FrameSeed::new(&self.uuid, epoch);

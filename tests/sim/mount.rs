@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use llamafs::io::{Device, SimDevice};
-use llamafs::store::{Image, LogStructuredStore, RecoveryReport};
+use llamafs::store::{Image, LogStructuredStore, Part, RecoveryReport};
 
 use super::plan::{Disk, SEGMENT};
 use super::states::State;
@@ -173,7 +173,9 @@ impl World {
             return;
         }
         let checked = image.check(&mut |_, _| {}).expect("the disk can be read");
-        assert_eq!(checked.damage, Vec::new(), "check finds damage where nothing was damaged");
+        // A mount that the power ended while it wrote a superblock leaves that copy torn.
+        let damage = checked.damage.iter().find(|found| found.part != Part::Superblock || !found.repairable);
+        assert_eq!(damage, None, "check finds damage where nothing was damaged");
         // What recovery would give: the model cut there.
         let mut model = self.model.clone();
         model.cut(report.end_lsn);

@@ -151,7 +151,7 @@ fn check(stored: u32, computed: u32) -> Result<(), FrameError> {
 }
 
 /// Bytes a short frame takes; `None` if it can't.
-fn short_total(kind: FrameKind, value: u64) -> Option<u64> {
+pub(super) fn short_total(kind: FrameKind, value: u64) -> Option<u64> {
     let line = FRAME_ALIGN as u64;
     match kind {
         FrameKind::Pad => {
@@ -162,7 +162,7 @@ fn short_total(kind: FrameKind, value: u64) -> Option<u64> {
 }
 
 impl LongHeader {
-    fn len_and_epoch(&self) -> (usize, u8) {
+    pub(super) fn len_and_epoch(&self) -> (usize, u8) {
         let both = self.len_epoch.get();
         ((both & MAX_PAYLOAD as u32) as usize, (both >> 24) as u8)
     }
