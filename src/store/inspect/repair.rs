@@ -142,6 +142,7 @@ impl Image {
             logs: recovered.replay.logs.values().map(|state| state.entry.clone()).collect(),
             segments: recovered.table.live().copied().collect(),
             index: recovered.replay.logs.iter().map(index).collect(),
+            mounts: recovered.replay.mounts.entries().to_vec(),
         }
     }
 }
