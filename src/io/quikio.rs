@@ -294,8 +294,14 @@ impl Inner {
 
     /// Like `poll`, but does not wait for nothing.
     fn poll_if_any(&self, wait: bool) -> usize {
-        let any = !self.core.lock().drained();
-        self.poll(wait && any)
+        loop {
+            let any = !self.core.lock().drained();
+            let ran = self.poll(wait && any);
+            // What was done in part goes on, and nobody is called back yet.
+            if ran > 0 || !wait || !any {
+                return ran;
+            }
+        }
     }
 
     /// The completion thread.

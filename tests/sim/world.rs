@@ -234,6 +234,9 @@ impl World {
             StoreError::ReadOnly => {
                 assert!(self.facts.faults, "the store stopped without a fault: {}", store.stats().state);
                 self.hits.hit(State::RefusedAfterFailure);
+                let state = store.stats().state;
+                self.hits.hit_if(State::WriteFailed, state.contains("write of"));
+                self.hits.hit_if(State::FlushFailed, state.contains("flush of"));
             }
             error => panic!("an append was refused: {error}"),
         }
