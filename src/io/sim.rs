@@ -72,6 +72,7 @@ impl SimDevice {
             submitted: 0,
             tick: 0,
             max_delay,
+            one_by_one: false,
             short_one_in: 0,
             faults: Vec::new(),
             bad: Vec::new(),
@@ -92,6 +93,27 @@ impl SimDevice {
         let (max_delay, tear) = (disk.max_delay, disk.tear);
         drop(disk);
         Self::from_stable(self.geometry, stable, rng, max_delay, tear)
+    }
+
+    /// Sectors that a power failure at this moment may spare or not: place and new content, oldest first. Those that
+    /// would not change are left out.
+    pub fn in_flight(&self) -> Vec<(u64, Vec<u8>)> {
+        self.disk.lock().in_flight()
+    }
+
+    /// The disk after a power failure that spared these sectors (of [`SimDevice::in_flight`]) and no others. This disk
+    /// is not changed.
+    pub fn crash_sparing<'a>(&self, spared: impl IntoIterator<Item = (u64, &'a [u8])>) -> SimDevice {
+        let disk = self.disk.lock();
+        let next = Self::from_stable(self.geometry, disk.stable.clone(), Rng(0), disk.max_delay, disk.tear);
+        drop(disk);
+        spared.into_iter().for_each(|(place, bytes)| next.poke(place, bytes));
+        next
+    }
+
+    /// Carry out one request with each call of `reap`.
+    pub fn one_by_one(&self, one_by_one: bool) {
+        self.disk.lock().one_by_one = one_by_one;
     }
 
     /// The disk as the next process finds it when this one was killed: its cache is what it was, and of the requests

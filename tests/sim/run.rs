@@ -25,7 +25,8 @@ const MOST_TRIES: u32 = 2000;
 pub struct Disks(Mutex<HashMap<(u64, u32, bool), Arc<SimDevice>>>);
 
 impl Disks {
-    fn of(&self, setup: &Setup) -> Arc<SimDevice> {
+    /// The disk for this setup.
+    pub fn of(&self, setup: &Setup) -> Arc<SimDevice> {
         let key = (setup.segments, setup.block, setup.write_cache);
         let mut disks = self.0.lock();
         let disk = disks.entry(key).or_insert_with(|| {

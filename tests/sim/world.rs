@@ -108,7 +108,8 @@ impl World {
         self.store = None;
     }
 
-    fn step(&mut self, op: Op) {
+    /// Do one operation to both.
+    pub fn step(&mut self, op: Op) {
         match op {
             Op::Remount => return self.unmount(),
             Op::Crash { seed } => return self.crash(u64::from(seed)),

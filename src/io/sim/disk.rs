@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::chance::{Kept, Rng, Tear, scatter};
 use super::fault::{Planned, SimFault, SimOp, SimOps};
-use super::pages::{Pages, pieces};
+use super::pages::{PAGE, Pages, SECTOR, pieces};
 use crate::io::device::{Completion, Request};
 
 /// A request under way: when it is carried out, its number, and what it is.
@@ -34,6 +34,8 @@ pub(super) struct Disk {
     pub(super) submitted: u64,
     pub(super) tick: u64,
     pub(super) max_delay: u64,
+    /// Carry out one request at a time.
+    pub(super) one_by_one: bool,
     /// One in so many writes and reads is short; 0: none.
     pub(super) short_one_in: u64,
     pub(super) faults: Vec<Planned>,
@@ -65,6 +67,9 @@ impl Disk {
         // In order of their time; those of the same time in any order.
         if self.max_delay > 0 {
             due.sort_by_cached_key(|pending| (pending.due, self.rng.next()));
+        }
+        if self.one_by_one && due.len() > 1 {
+            self.pending.splice(0..0, due.drain(1..));
         }
         let mut due = due.into_iter();
         while let Some(Pending { number, request, .. }) = due.next() {
@@ -177,6 +182,34 @@ impl Disk {
                 *dirty.entry(page).or_insert(0) |= mask;
             });
         }
+    }
+
+    /// Sectors that a power failure may spare or not, with the content they would have; oldest first.
+    pub(super) fn in_flight(&self) -> Vec<(u64, Vec<u8>)> {
+        let mut sectors = Vec::new();
+        let mut stable = vec![0; SECTOR];
+        let mut add = |place: u64, new: &[u8]| {
+            self.stable.read(place, &mut stable);
+            if new != stable {
+                sectors.push((place, new.to_vec()));
+            }
+        };
+        let mut cached = vec![0; SECTOR];
+        for (&page, &mask) in &self.dirty {
+            for sector in (0..PAGE / SECTOR).filter(|sector| mask & (1 << sector) != 0) {
+                let place = (page * PAGE + sector * SECTOR) as u64;
+                self.current.read(place, &mut cached);
+                add(place, &cached);
+            }
+        }
+        for Pending { request, .. } in &self.pending {
+            if let Request::Write { offset, ptr, len, .. } = *request {
+                // SAFETY: a pending request's memory is valid and unchanged until it is reaped (`Device::submit`).
+                let bytes = unsafe { std::slice::from_raw_parts(ptr, len as usize) };
+                (offset..).step_by(SECTOR).zip(bytes.chunks(SECTOR)).for_each(|(place, new)| add(place, new));
+            }
+        }
+        sectors
     }
 
     /// The media after a power failure at this moment.
