@@ -184,6 +184,10 @@ fn refused(path: &Path, text: &str) -> MountError {
         let hint = "allow_other needs the line user_allow_other in /etc/fuse.conf".into();
         return MountError::Permission { path: path.into(), hint };
     }
+    if text.contains(FUSE_DEVICE) {
+        let hint = format!("users may not open {FUSE_DEVICE} (`chmod 666 {FUSE_DEVICE}`), or mount as root ({text})");
+        return MountError::Permission { path: path.into(), hint };
+    }
     if text.contains("ermission denied") || text.contains("not permitted") || text.contains("no write access") {
         return MountError::Permission {
             path: path.into(),
