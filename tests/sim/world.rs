@@ -412,6 +412,12 @@ impl World {
     fn fault(&mut self, which: u32, nth: u64) {
         let op = [SimOp::Write, SimOp::Flush, SimOp::Read][which as usize % 3];
         let choice = which / 3;
+        if self.setup.disk == Disk::Lying && op == SimOp::Read && choice.is_multiple_of(3) {
+            // Bits change where nobody looks.
+            (self.facts.faults, self.facts.lied) = (true, true);
+            let place = u64::from(choice / 3) % self.device.geometry().capacity;
+            return self.device.corrupt(place, 1 << (nth % 8));
+        }
         let fault = match (self.setup.disk, op) {
             (Disk::Honest, _) => return,
             (Disk::Failing, _) => SimFault::Error([libc::EIO, libc::ENOSPC, libc::EIO][choice as usize % 3]),

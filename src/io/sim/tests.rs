@@ -127,15 +127,93 @@ fn bytes_in_and_out_and_flipped() {
 }
 
 #[test]
-fn a_crash_is_cheap() {
-    // 64 MiB of capacity, 16 MiB written: the copy is pointers, not pages.
-    let disk = Arc::new(SimDevice::new(64 << 20, 1));
-    let io = QuikIO::new(disk.clone(), &[]).unwrap();
-    for n in 0..16 {
-        write(&io, n << 20, 1 << 20, 1, true);
+fn sectors_of_four_kib_are_whole_and_a_torn_one_may_hold_anything() {
+    let (disk, io) = disk();
+    write(&io, 0, 16_384, 1, false);
+    disk.tears(true, SectorModel::OldOrNew);
+    for seed in 0..100 {
+        let crashed = disk.crash(seed).snapshot();
+        assert!(crashed.chunks(4096).all(|page| page.iter().all(|&b| b == page[0]) && page[0] <= 1));
     }
-    let start = std::time::Instant::now();
-    let all: Vec<SimDevice> = (0..200).map(|seed| disk.crash(seed)).collect();
-    assert!(start.elapsed().as_millis() < 2000, "{:?}", start.elapsed());
-    assert_eq!(all.len(), 200);
+    disk.tears(false, SectorModel::Garbage);
+    let odd = (0..100).filter(|&seed| disk.crash(seed).peek(0, 16_384).iter().any(|&b| b > 1)).count();
+    assert!(odd > 30, "{odd} of 100 crashes left garbage");
+    assert!((0..100).all(|seed| disk.crash(seed).peek(16_384, 65_536) == vec![0; 65_536]), "only where was written");
+}
+
+#[test]
+fn who_comes_after_a_kill_finds_the_cache_and_part_of_what_was_under_way() {
+    let (disk, io) = disk();
+    write(&io, 0, 512, 1, false);
+    let mut buffer = Buffer::new_aligned(4096, 512).unwrap();
+    buffer.as_mut_slice().fill(5);
+    io.write(SharedBuffer::from(buffer), 0..4096, 8192, false, Box::new(|_| {}));
+    let mut there = std::collections::BTreeSet::new();
+    for seed in 0..100 {
+        let next = disk.kill(seed);
+        assert_eq!(next.peek(0, 512), [1; 512], "the cache is not lost");
+        there.insert(next.peek(8192, 4096).iter().filter(|&&b| b == 5).count());
+        // And it is still no more than a cache.
+        assert!((0..20).any(|seed| next.crash(seed).peek(0, 1) == [0]));
+    }
+    assert!(there.contains(&0) && there.contains(&4096) && there.len() > 2, "{there:?}");
+}
+
+#[test]
+fn a_lying_disk_acknowledges_and_does_something_else() {
+    let (disk, io) = disk();
+    disk.inject(SimOp::Write, 0, 1, SimFault::Lost);
+    write(&io, 0, 512, 1, true);
+    assert_eq!(disk.peek(0, 1), [0]);
+    disk.inject(SimOp::Write, 0, 1, SimFault::Misdirected(4096));
+    write(&io, 512, 512, 2, true);
+    assert_eq!((disk.peek(512, 1)[0], disk.peek(4608, 1)[0]), (0, 2));
+    disk.inject(SimOp::Flush, 0, 1, SimFault::Lost);
+    write(&io, 1024, 512, 3, false);
+    io.flush_now().unwrap();
+    assert!((0..50).any(|seed| disk.crash(seed).peek(1024, 1) == [0]), "it was not flushed");
+    let read = |fault| {
+        disk.inject(SimOp::Read, 0, 1, fault);
+        io.read_now(io.buffer(512).unwrap(), 512, 1024).unwrap().as_slice()[..8].to_vec()
+    };
+    assert_eq!(read(SimFault::Stale), [0; 8]);
+    assert_eq!(read(SimFault::BitRot { at: 3, xor: 0x10 }), [3, 3, 3, 0x13, 3, 3, 3, 3]);
+    assert_eq!(io.read_now(io.buffer(512).unwrap(), 512, 1024).unwrap().as_slice()[..8], [3; 8]);
+    assert_eq!(disk.ops().faults, 5);
+    disk.inject(SimOp::Write, 0, 9, SimFault::Lost);
+    disk.heal();
+    write(&io, 0, 512, 7, true);
+    assert_eq!(disk.peek(0, 1), [7]);
+}
+
+#[test]
+fn every_subset_of_what_is_under_way_can_be_spared() {
+    let (disk, io) = disk();
+    disk.one_by_one(true);
+    write(&io, 0, 1024, 1, false);
+    let mut buffer = Buffer::new_aligned(512, 512).unwrap();
+    buffer.as_mut_slice().fill(2);
+    io.write(SharedBuffer::from(buffer), 0..512, 4096, false, Box::new(|_| {}));
+    let sectors = disk.in_flight();
+    assert_eq!(
+        sectors.iter().map(|(place, bytes)| (*place, bytes[0])).collect::<Vec<_>>(),
+        [(0, 1), (512, 1), (4096, 2)]
+    );
+    for mask in 0..8u8 {
+        let spared = sectors.iter().enumerate().filter(|(at, _)| mask & (1 << at) != 0);
+        let crashed = disk.crash_sparing(spared.map(|(_, (place, bytes))| (*place, bytes.as_slice())));
+        let there = [0u64, 512, 4096].map(|place| u8::from(crashed.peek(place, 1)[0] != 0));
+        assert_eq!(there, [mask & 1, mask >> 1 & 1, mask >> 2 & 1]);
+    }
+}
+
+#[test]
+fn without_power_nothing_is_done_any_more() {
+    let (disk, io) = disk();
+    write(&io, 0, 512, 1, true);
+    disk.power_off();
+    assert!(disk.is_off());
+    assert_eq!(io.flush_now().unwrap_err().errno, libc::EIO);
+    assert!(io.read_now(io.buffer(512).unwrap(), 512, 0).is_err());
+    assert_eq!(disk.crash(1).peek(0, 512), [1; 512]);
 }
