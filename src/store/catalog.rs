@@ -4,6 +4,7 @@
 //! moves only over bytes that are there, and a claim that is given up leaves no hole in any log. No lock is
 //! shared between logs.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::OnceLock;
 
@@ -26,6 +27,8 @@ pub struct LogState {
     pub index: SparseIndex,
     /// Where recent reads ended: (offset, LSN of a frame at or below it), newest last.
     pub cursors: Vec<(u64, Lsn)>,
+    /// What a read has found to be lost last: another that meets the same damage need not look for it again.
+    pub lost: Option<Range<u64>>,
     /// Appends since the mount.
     pub appends: u64,
     /// Payload bytes appended since the mount.
@@ -39,7 +42,7 @@ impl LogState {
     /// The state of a log as a checkpoint or a metadata frame describes it.
     pub fn new(entry: CatalogEntry, index: SparseIndex) -> Self {
         let last_ns = entry.mtime_ns.max(entry.ctime_ns);
-        Self { entry, end_lsn: 0, last_ns, index, cursors: Vec::new(), appends: 0, append_bytes: 0 }
+        Self { entry, end_lsn: 0, last_ns, index, cursors: Vec::new(), lost: None, appends: 0, append_bytes: 0 }
     }
 
     /// What `stat` shows.

@@ -32,6 +32,8 @@ pub(super) struct Job {
     pub lsn: Lsn,
     /// Nothing of this log lies behind this.
     log_end: Lsn,
+    /// End of the log when the read began.
+    size: u64,
     /// Seed of the frames at `lsn`, once one was read.
     pub seed: Option<FrameSeed>,
     /// Bytes to read from the device at least, when a frame is longer than was read.
@@ -84,6 +86,7 @@ impl LogStructuredStore {
             out,
             lsn,
             log_end,
+            size,
             seed: None,
             need: 0,
             sequential,
@@ -108,6 +111,9 @@ impl LogStructuredStore {
             let next = if job.offset >= job.end {
                 Next::Finish(Ok(()))
             } else if job.lsn >= job.log_end {
+                if job.out.is_empty() {
+                    job.log.state.lock().lost = Some(job.offset..job.size);
+                }
                 Next::Finish(Err(StoreError::Io(job.lost("its frame is missing"))))
             } else if let Some(next) = self.take_from_ring(&mut job) {
                 next

@@ -71,6 +71,10 @@ impl Replay {
 
     /// Apply a frame; gives the stable LSN it tells of.
     pub fn apply(&mut self, found: &Found) -> Lsn {
+        // A mount whose first frame is damaged is known by its others.
+        if self.mounts.epoch_at(found.lsn).is_none_or(|epoch| epoch < found.epoch) {
+            self.mounts.begin(MountEntry { epoch: found.epoch, cut_lsn: found.lsn, first_lsn: found.lsn });
+        }
         match found.kind {
             FrameKind::Data => self.data(found),
             FrameKind::Meta => self.meta(found),

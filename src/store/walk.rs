@@ -96,6 +96,10 @@ impl LogStructuredStore {
         if !job.out.is_empty() {
             return Next::Finish(Ok(()));
         }
+        // Still damaged: what lies behind it has been looked through before.
+        if job.log.state.lock().lost.as_ref().is_some_and(|lost| lost.contains(&job.offset)) {
+            return Next::Finish(Err(StoreError::Io(job.lost("its frame is damaged"))));
+        }
         if job.damage.is_none() {
             let text = format!("damage at LSN {:#x} ({why})", job.lsn);
             log::error!("{}: log {}: {text}", self.io.describe(), job.log.id);
@@ -172,6 +176,10 @@ impl LogStructuredStore {
             if frame.kind == FrameKind::Data && frame.log_id == job.log.id {
                 if frame.offset > job.offset {
                     let lost = job.lost("it was damaged");
+                    let mut state = job.log.state.lock();
+                    state.lost = Some(job.offset..frame.offset);
+                    state.remember(frame.offset, job.lsn);
+                    drop(state);
                     return Next::Finish(if job.out.is_empty() { Err(StoreError::Io(lost)) } else { Ok(()) });
                 }
                 let payload = bytes.get(FRAME_HEADER..FRAME_HEADER + frame.value as usize).unwrap_or(&[]);
