@@ -30,10 +30,15 @@ stress:
 	$(CARGO) bench --locked --bench ring_stress -- --runs $(STRESS_RUNS)
 	$(CARGO) bench --locked --bench store_stress -- --runs $(STRESS_RUNS)
 
-# Ends under load, 300 rounds each on a file and on a loop device: kill -9 of the daemon and of the writers, SIGTERM,
-# umount. Needs root.
+# A million simulated lives of a store on a bad disk; every power failure in every sequence of up to six operations; and
+# ends under load, 300 rounds each on a file and on a loop device: kill -9 of the daemon and of the writers, SIGTERM,
+# umount. The last needs root. Takes hours.
+TORTURE_SEEDS ?= 1000000
+TORTURE_SCOPE ?= 6
 TORTURE_ROUNDS ?= 300
 torture:
+	LLAMAFS_SIM_SEEDS=$(TORTURE_SEEDS) $(CARGO) test --release --locked --test crash -- --nocapture
+	LLAMAFS_SCOPE=$(TORTURE_SCOPE) $(CARGO) test --release --locked --test exhaustive -- --nocapture
 	LLAMAFS_TORTURE_ROUNDS=$(TORTURE_ROUNDS) $(CARGO) test --release --locked --test kill -- --nocapture --test-threads 1
 
 # Tables on stdout: the ring in memory, the ring onto a file, LogStructuredStore::append.
