@@ -2,6 +2,7 @@
 
 use super::inode::{ControlFile, Node};
 use super::open::FH_CACHED;
+use super::turns::READ_BYTES;
 use super::types::{Errno, Read, Reply};
 use super::{Inner, LlamaFs};
 use crate::store::types::{LogId, StoreError};
@@ -9,10 +10,11 @@ use crate::store::types::{LogId, StoreError};
 impl LlamaFs {
     /// `read`. Fewer bytes than asked for only at the end.
     pub fn read(&self, read: Read, reply: impl Reply<Vec<u8>>) {
+        // The kernel asks for a megabyte at most; what another transport asks for is bounded here.
+        let read = Read { len: read.len.min(READ_BYTES), ..read };
         if !self.inner.gate.enter() {
             return reply.send(Err(Errno::ESHUTDOWN));
         }
-        // The kernel asks for a megabyte at most; whatever a transport asks for, it counts.
         let (inner, len) = (self.inner.clone(), read.len);
         let answer = move |result| {
             reply.send(result);
