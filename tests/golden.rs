@@ -1,8 +1,9 @@
 //! The golden image: a store written by format version 1 once and for all. Today's code must always read it, and the
 //! dump in docs/format.md is of it, line by line.
 //!
-//! tests/golden/v1.hexdump is what `hexdump -C` shows of the image, without the lines of zeros. It was written by
-//! `LLAMAFS_WRITE_GOLDEN=1 cargo test --test golden`, and is never written again: a new version gets a new image.
+//! tests/golden/v1.hexdump is what `hexdump -C` shows of the image, without the lines of zeros; v1-void.hexdump is a
+//! second one, with Failed Flush frames. They were written by `LLAMAFS_WRITE_GOLDEN=NAME cargo test --test golden`, and
+//! are never written again: a new version gets a new image.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic, also in its helpers")]
 
 use std::collections::BTreeMap;
@@ -18,8 +19,18 @@ const CAPACITY: usize = 768 << 10;
 const LOG: u32 = 1;
 const UUID: [u8; 16] = *b"golden llamafs 1";
 
-fn path() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1.hexdump")
+/// The image whose dump is in docs/format.md.
+const V1: &str = "v1.hexdump";
+/// One with reservations that were given up.
+const VOID: &str = "v1-void.hexdump";
+
+fn path(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+/// The image `name` is to be written, by this run of the tests alone.
+fn is_to_be_written(name: &str) -> bool {
+    std::env::var_os("LLAMAFS_WRITE_GOLDEN").is_some_and(|wanted| wanted == name)
 }
 
 /// The lines of a `hexdump -C`: offset and the 16 bytes there.
@@ -49,9 +60,9 @@ fn hexdump(bytes: &[u8]) -> String {
     text
 }
 
-fn golden() -> Arc<SimDevice> {
+fn golden(name: &str) -> Arc<SimDevice> {
     let mut bytes = vec![0; CAPACITY];
-    for (offset, line) in lines(&std::fs::read_to_string(path()).unwrap()) {
+    for (offset, line) in lines(&std::fs::read_to_string(path(name)).unwrap()) {
         bytes[offset..offset + 16].copy_from_slice(&line);
     }
     Arc::new(SimDevice::from_bytes(&bytes, 1))
@@ -85,7 +96,7 @@ fn as_text(text: &mut Vec<u8>) -> impl Write + '_ {
     Bytes(text)
 }
 
-fn write_golden() {
+fn formatted() -> Arc<SimDevice> {
     let device = Arc::new(SimDevice::new(CAPACITY as u64, 1));
     let format = FormatOptions {
         label: "golden".into(),
@@ -98,6 +109,34 @@ fn write_golden() {
         ..FormatOptions::default()
     };
     LogStructuredStore::format(device.clone() as Arc<dyn Device>, &format, &mut |_, _| {}).unwrap();
+    device
+}
+
+/// Lines of the second image, and what was given up behind each, in bytes.
+const BESIDE_VOIDS: [(&str, usize); 5] = [
+    ("in front of a Failed Flush\n", 100),
+    ("between two\n", 5000),
+    ("DATAVOIDMETAEPOCMARKPADD\n", 1),
+    ("in another mount, with tail=pad\n", 8000),
+    ("in front of the last one\n", 40),
+];
+
+fn write_void() {
+    let device = formatted();
+    for (mount, tail) in [(0..3, Tail::Rewrite), (3..5, Tail::Pad)] {
+        let store = LogStructuredStore::open(device.clone() as Arc<dyn Device>, options(tail)).unwrap();
+        for (line, given_up) in &BESIDE_VOIDS[mount] {
+            let appended = store.append(LOG, line.as_bytes()).unwrap();
+            store.give_up(*given_up).unwrap();
+            store.make_stable_now(appended.end_lsn).unwrap();
+        }
+        store.close().unwrap();
+    }
+    std::fs::write(path(VOID), hexdump(&device.snapshot())).unwrap();
+}
+
+fn write_golden() {
+    let device = formatted();
     let expected = expected();
     let lines: Vec<&[u8]> = expected.split_inclusive(|byte| *byte == b'\n').collect();
     for (mount, tail) in [(0..3, Tail::Rewrite), (3..103, Tail::Pad), (103..104, Tail::Rewrite)] {
@@ -113,15 +152,15 @@ fn write_golden() {
         }
         store.close().unwrap();
     }
-    std::fs::write(path(), hexdump(&device.snapshot())).unwrap();
+    std::fs::write(path(V1), hexdump(&device.snapshot())).unwrap();
 }
 
 #[test]
 fn the_golden_image_is_read_by_todays_code() {
-    if std::env::var_os("LLAMAFS_WRITE_GOLDEN").is_some() {
+    if is_to_be_written(V1) {
         write_golden();
     }
-    let device = golden();
+    let device = golden(V1);
     let before = device.snapshot();
     let image = Image::open(device.clone() as Arc<dyn Device>).unwrap();
     assert_eq!((image.superblock().uuid, image.superblock().label.as_str()), (UUID, "golden"));
@@ -156,7 +195,7 @@ fn the_golden_image_is_read_by_todays_code() {
 
 #[test]
 fn the_golden_image_is_mounted_and_appended_to() {
-    let device = golden();
+    let device = golden(V1);
     let store = LogStructuredStore::open(device.clone() as Arc<dyn Device>, options(Tail::Rewrite)).unwrap();
     assert_eq!(store.read_now(LOG, 0, 1 << 20).unwrap().len(), expected().len().min(1 << 20));
     store.append(LOG, b"more\n").unwrap();
@@ -172,10 +211,55 @@ fn the_golden_image_is_mounted_and_appended_to() {
 }
 
 #[test]
+fn the_golden_image_with_failed_flushes_is_read_and_appended_to() {
+    if is_to_be_written(VOID) {
+        write_void();
+    }
+    let device = golden(VOID);
+    let expected: String = BESIDE_VOIDS.iter().map(|(line, _)| *line).collect();
+    let read = |device: &Arc<SimDevice>| {
+        let image = Image::open(device.clone() as Arc<dyn Device>).unwrap();
+        let mut text = Vec::new();
+        let gaps = image.read_log(b"log", &mut |_, bytes| {
+            text.extend_from_slice(bytes);
+            Ok(())
+        });
+        assert_eq!(gaps.unwrap(), Vec::new());
+        assert_eq!(image.check(&mut |_, _| {}).unwrap().damage, Vec::new());
+        let mut voids = Vec::new();
+        image
+            .for_each_frame(false, &mut |frame| {
+                if frame.kind == "VOID" {
+                    voids.push(frame.clone());
+                }
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        (String::from_utf8(text).unwrap(), voids)
+    };
+    let (text, voids) = read(&device);
+    assert_eq!(text, expected);
+    let lengths: Vec<u64> = voids.iter().map(|frame| frame.len).collect();
+    // A reservation is whole lines: what was given up is rounded up to them.
+    let given_up: Vec<u64> = BESIDE_VOIDS.iter().map(|(_, len)| (*len as u64).next_multiple_of(16)).collect();
+    assert_eq!(lengths, given_up);
+    // What a Failed Flush holds means nothing.
+    for frame in &voids {
+        device.corrupt(frame.device_offset + 32 + frame.len / 2, 0xff);
+    }
+    assert_eq!(read(&device).0, expected);
+    let store = LogStructuredStore::open(device.clone() as Arc<dyn Device>, options(Tail::Rewrite)).unwrap();
+    assert_eq!(store.read_now(LOG, 0, 1000).unwrap(), expected.as_bytes());
+    store.append(LOG, b"more\n").unwrap();
+    store.close().unwrap();
+    assert_eq!(read(&device).0, expected + "more\n");
+}
+
+#[test]
 fn the_dump_in_the_format_document_is_of_the_golden_image() {
     let document = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/format.md");
     let shown = lines(&std::fs::read_to_string(document).unwrap());
-    let golden = lines(&std::fs::read_to_string(path()).unwrap());
+    let golden = lines(&std::fs::read_to_string(path(V1)).unwrap());
     assert!(shown.len() >= 20, "{} lines are shown", shown.len());
     for (offset, bytes) in shown {
         let real = golden.get(&offset).copied().unwrap_or_default();

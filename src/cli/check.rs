@@ -1,15 +1,18 @@
-//! `llamafs check`: reads and verifies everything on an unmounted device; never writes.
+//! `llamafs check`: reads and verifies everything on an unmounted device; writes only with `--repair`, and then only
+//! what loses nothing.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use indicatif::{ProgressBar, ProgressDrawTarget};
 
-use crate::store::CheckReport;
+use crate::io::Device;
+use crate::store::{CheckReport, Image};
 
 use super::device;
-use super::failure::{Context, Outcome, print};
+use super::failure::{Context, Failure, Outcome, print};
 
 /// fsck(8): errors are left uncorrected.
 const ERRORS_LEFT: u8 = 4;
@@ -18,12 +21,18 @@ const COULD_NOT_RUN: u8 = 8;
 /// fsck(8): called wrongly.
 pub const USAGE_ERROR: u8 = 16;
 
+/// fsck(8): errors were corrected.
+const REPAIRED: u8 = 1;
+
 /// Reads and verifies a whole store. Exit status: 0 clean, 1 repaired, 4 errors left, 8 could not run.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// As JSON
     #[arg(long)]
     json: bool,
+    /// Write again what is known: damaged superblocks, checkpoints and segment headers; nothing else is touched
+    #[arg(long)]
+    repair: bool,
     /// Block device or file, not mounted
     device: PathBuf,
 }
@@ -32,31 +41,78 @@ pub struct Args {
 #[derive(serde::Serialize)]
 struct Json<'a> {
     clean: bool,
+    repaired: &'a [String],
     #[serde(flatten)]
     report: &'a CheckReport,
 }
 
 /// Runs the command.
 pub fn run(args: &Args) -> Outcome {
-    let image = device::quiet_image(&args.device).map_err(|failure| failure.with_code(COULD_NOT_RUN))?;
-    let bar = if std::io::stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
-    bar.set_draw_target(if args.json { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() });
+    look(args).map_err(|failure| failure.with_code(COULD_NOT_RUN))
+}
+
+fn look(args: &Args) -> Outcome {
+    let mut repaired = Vec::new();
+    let mut report;
+    if args.repair {
+        let device = device::for_writing(&args.device)?;
+        let (first, done) = repair(args, device.clone())?;
+        report = first;
+        repaired = done;
+        if !repaired.is_empty() {
+            // What is left is what a fresh look finds.
+            report = check(args, &image(device)?)?;
+        }
+    } else {
+        report = check(args, &device::quiet_image(&args.device)?)?;
+    }
+    let clean = report.is_clean();
+    tell(args, &report, &repaired)?;
+    Ok(match (clean, repaired.is_empty()) {
+        (true, true) => ExitCode::SUCCESS,
+        (true, false) => ExitCode::from(REPAIRED),
+        (false, _) => ExitCode::from(ERRORS_LEFT),
+    })
+}
+
+fn image(device: Arc<dyn Device>) -> Result<Image, Failure> {
+    Image::open(device).map_err(|error| Failure::new(error.to_string()))
+}
+
+fn repair(args: &Args, device: Arc<dyn Device>) -> Result<(CheckReport, Vec<String>), Failure> {
+    let mut image = image(device)?;
+    let report = check(args, &image)?;
+    let done = image.repair(&report).context(args.device.display())?;
+    Ok((report, done))
+}
+
+fn check(args: &Args, image: &Image) -> Result<CheckReport, Failure> {
+    let hidden = args.json || !std::io::stderr().is_terminal();
+    let bar = ProgressBar::new(0);
+    bar.set_draw_target(if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() });
     let report = image.check(&mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);
     });
     bar.finish_and_clear();
-    let name = args.device.display();
-    let report = report.context(&name).map_err(|failure| failure.with_code(COULD_NOT_RUN))?;
-    let clean = report.is_clean();
+    report.context(args.device.display())
+}
+
+fn tell(args: &Args, report: &CheckReport, repaired: &[String]) -> Result<(), Failure> {
+    let (name, clean) = (args.device.display(), report.is_clean());
     print(|out| {
         if args.json {
-            let value = Json { clean, report: &report };
-            serde_json::to_writer_pretty(&mut *out, &value)?;
+            serde_json::to_writer_pretty(&mut *out, &Json { clean, repaired, report })?;
             return writeln!(out);
         }
-        for damage in &report.damage {
-            writeln!(out, "{name}: damage: {damage}")?;
+        for what in repaired {
+            writeln!(out, "{name}: repaired: {what}")?;
+        }
+        for finding in &report.damage {
+            writeln!(out, "{name}: damage: {finding}")?;
+        }
+        if report.damage_not_listed > 0 {
+            writeln!(out, "{name}: damage: {} more places", report.damage_not_listed)?;
         }
         for remark in &report.remarks {
             writeln!(out, "{name}: note: {remark}")?;
@@ -77,6 +133,4 @@ pub fn run(args: &Args) -> Outcome {
             report.segments
         )
     })
-    .map_err(|failure| failure.with_code(COULD_NOT_RUN))?;
-    Ok(if clean { ExitCode::SUCCESS } else { ExitCode::from(ERRORS_LEFT) })
 }

@@ -14,6 +14,7 @@ mod mount;
 mod mounts;
 mod options;
 mod process;
+mod salvage;
 mod signature;
 mod size;
 mod status;
@@ -47,6 +48,7 @@ enum Command {
     Check(check::Args),
     Dump(dump::Args),
     Cat(cat::Args),
+    Salvage(salvage::Args),
 }
 
 /// Parses the arguments, runs the command, says what went wrong, and gives the exit status.
@@ -63,6 +65,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Dump(args) => dump::run(&args),
         Command::Cat(args) => cat::run(&args),
+        Command::Salvage(args) => salvage::run(&args),
     };
     match outcome {
         Ok(code) => code,

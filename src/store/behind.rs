@@ -4,12 +4,10 @@
 //! is searched: by what its header was before one bit of it changed, or by its own word, if a frame follows there.
 
 use super::scan::Scanner;
-use crate::format::frame::{decode_epoch, mend, peek};
-use crate::format::{EpochRecord, FRAME_HEADER, FrameKind, FrameSeed, Lsn, SHORT_FRAME, frame, frame_len};
+use super::walk::head_of;
+use crate::format::frame::{EPOCH_FRAME, EPOCH_PAYLOAD, decode_epoch, mend, mend_epoch};
+use crate::format::{EpochRecord, FRAME_HEADER, FrameKind, FrameSeed, Lsn, SHORT_FRAME, frame_len};
 use crate::io::IoError;
-
-/// Bytes of a whole EPOC frame.
-const EPOCH_FRAME: u64 = (FRAME_HEADER + frame::EPOCH_PAYLOAD) as u64;
 
 /// A frame that does not check any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,31 +31,18 @@ pub struct Was {
 pub struct Behind {
     /// The next place where a frame checks, in the same segment.
     pub next: Option<Lsn>,
-    /// The broken frame, if one bit of its header is all that has changed.
+    /// The broken frame: proved if one bit of its header is all that has changed, else what it says of itself if a frame
+    /// follows where it says.
     pub was: Option<Was>,
 }
 
 impl Scanner<'_> {
-    /// What begins at `lsn`, if it is a mount later than the present one; its frame may be damaged in one bit of its
-    /// header. Changes nothing.
+    /// What begins at `lsn`, if it is a mount later than the present one; its frame may be damaged in one bit. Changes
+    /// nothing.
     pub fn mount_at(&mut self, lsn: Lsn) -> Result<Option<EpochRecord>, IoError> {
-        let (uuid, current, max) = (self.uuid, self.epoch(), self.max_epoch);
-        let checked = decode_epoch(&uuid, lsn, self.bytes(lsn, EPOCH_FRAME)?).ok().map(|(_, record)| record);
-        let record = match checked {
-            Some(record) => Some(record),
-            None => self.mended_mount(lsn)?.and_then(|was| was.record),
-        };
-        Ok(record.filter(|record| record.epoch > current && record.epoch <= max))
-    }
-
-    /// An EPOC frame that lacks one bit of its header: its payload tells its epoch.
-    fn mended_mount(&mut self, lsn: Lsn) -> Result<Option<Was>, IoError> {
-        let uuid = self.uuid;
-        let bytes = self.bytes(lsn, EPOCH_FRAME)?;
-        let record = bytes.get(FRAME_HEADER..).and_then(|payload| EpochRecord::decode(payload).ok());
-        let Some(record) = record else { return Ok(None) };
-        let mended = mend(&FrameSeed::new(&uuid, record.epoch), lsn, bytes, frame::EPOCH_PAYLOAD);
-        Ok(mended.filter(|frame| frame.kind == FrameKind::Epoch).map(|frame| was(&frame)))
+        let (uuid, known) = (self.uuid, self.epoch() + 1..=self.max_epoch);
+        let record = mount_in(&uuid, lsn, self.bytes(lsn, EPOCH_FRAME as u64)?);
+        Ok(record.filter(|record| known.contains(&record.epoch)))
     }
 
     /// What was at `place`, and where the log goes on behind it. The scanner's epoch is then that of the frame found;
@@ -72,38 +57,50 @@ impl Scanner<'_> {
             let next = self.resync(place.saturating_add(was.total).min(end))?;
             return Ok(Behind { next, was: Some(was) });
         }
-        let claimed = peek(self.bytes(place, FRAME_HEADER as u64)?).map(|head| place.saturating_add(head.total));
-        let claimed = claimed.filter(|claimed| *claimed < end);
-        let mut budget = self.shape.segment_size;
+        let said = head_of(self.bytes(place, FRAME_HEADER as u64)?);
+        let claimed = said.map(|said| place.saturating_add(said.total)).filter(|claimed| *claimed < end);
         // A changed length rarely leads to a frame, and never to one that checks there by chance.
         if let Some(claimed) = claimed
-            && self.resync_at(claimed, &mut budget)?
+            && self.checks_at(claimed)?
         {
-            return Ok(Behind { next: Some(claimed), was: None });
+            return Ok(Behind { next: Some(claimed), was: said.as_ref().map(what) });
         }
         Ok(Behind { next: self.resync(place + SHORT_FRAME as u64)?, was: None })
     }
 
     fn was(&mut self, place: Lsn) -> Result<Option<Was>, IoError> {
-        if let Some(mount) = self.mended_mount(place)? {
-            let known = self.epoch()..=self.max_epoch;
-            return Ok(
-                Some(mount).filter(|was| was.record.as_ref().is_some_and(|record| known.contains(&record.epoch)))
-            );
+        let Some(left) = self.mends.checked_sub(1) else { return Ok(None) };
+        self.mends = left;
+        let (uuid, known) = (self.uuid, self.epoch()..=self.max_epoch);
+        if let Some(record) = mend_epoch(&uuid, place, self.bytes(place, EPOCH_FRAME as u64)?) {
+            return Ok(known.contains(&record.epoch).then_some(Was {
+                kind: FrameKind::Epoch,
+                log_id: 0,
+                offset: 0,
+                value: EPOCH_PAYLOAD as u64,
+                total: EPOCH_FRAME as u64,
+                record: Some(record),
+            }));
         }
         let (seed, max, limit) = (self.seed, self.shape.max_record, self.segment_end() - place);
         let mended = mend(&seed, place, self.bytes(place, frame_len(max) as u64)?, max);
-        Ok(mended.filter(|frame| frame.total <= limit).map(|frame| was(&frame)))
+        Ok(mended.filter(|frame| frame.total <= limit).map(|frame| what(&frame)))
     }
 }
 
-fn was(frame: &crate::format::Frame<'_>) -> Was {
+/// The record of the mount that begins at `lsn`, where `bytes` lie, also if one bit of its frame has changed.
+pub fn mount_in(uuid: &[u8; 16], lsn: Lsn, bytes: &[u8]) -> Option<EpochRecord> {
+    let checked = decode_epoch(uuid, lsn, bytes).ok().map(|(_, record)| record);
+    checked.or_else(|| mend_epoch(uuid, lsn, bytes))
+}
+
+fn what(frame: &crate::format::Frame<'_>) -> Was {
     Was {
         kind: frame.kind,
         log_id: frame.log_id,
         offset: frame.offset,
         value: frame.value,
         total: frame.total,
-        record: if frame.kind == FrameKind::Epoch { EpochRecord::decode(frame.payload).ok() } else { None },
+        record: None,
     }
 }

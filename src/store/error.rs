@@ -32,7 +32,9 @@ pub enum OpenError {
         hint: &'static str,
     },
     /// Neither superblock is whole.
-    #[error("{device}: both superblocks are damaged ({why}); nothing was changed, restore a copy of the device")]
+    #[error(
+        "{device}: both superblocks are damaged ({why}); nothing was changed, `llamafs salvage` writes out what can be read"
+    )]
     BothSuperblocksDamaged {
         /// The device.
         device: String,
@@ -62,7 +64,7 @@ pub enum OpenError {
         block: u32,
     },
     /// No checkpoint and no segment to start from.
-    #[error("{device}: damaged: {what}; `llamafs dump` shows what can be read")]
+    #[error("{device}: damaged: {what}; `llamafs salvage` writes out what can be read")]
     Damaged {
         /// The device.
         device: String,

@@ -10,7 +10,8 @@
 //! - `append`, `placing`, `flusher`, `commit`, `keeper`: from an append to stable media
 //! - `read`, `reads`, `walk`, `chunks`: back again
 //! - `close`, `stats`: the end, and figures
-//! - `inspect`: offline, read-only
+//! - `behind`: what a broken frame was, and where the log goes on
+//! - `inspect`, `salvage`: offline: looking, checking, repairing; getting out what is left
 
 mod append;
 mod behind;
@@ -34,6 +35,7 @@ mod read;
 mod reads;
 mod recovery;
 mod replay;
+pub mod salvage;
 mod scan;
 mod segments;
 mod stats;

@@ -117,6 +117,16 @@ impl Replay {
         }
     }
 
+    /// A record that ended at LSN `end` is damaged: if it was the log's next one, the log is as long as with it.
+    pub fn lost(&mut self, log: LogId, offset: u64, len: u64, end: Lsn) {
+        if let Some(state) = self.logs.get_mut(&log)
+            && state.entry.size == offset
+        {
+            state.entry.size = offset.saturating_add(len);
+            state.end_lsn = state.end_lsn.max(end);
+        }
+    }
+
     fn meta(&mut self, found: &Found) {
         let entry = match CatalogEntry::decode(&found.payload) {
             Ok(entry) => entry,

@@ -14,9 +14,11 @@ pub use super::behind::Was;
 
 /// Least bytes read at a time.
 const WINDOW: u64 = 1 << 20;
-/// Checksummed bytes that one resynchronisation may cost, in segments: a hostile payload full of frame headers can't
+/// Checksummed bytes that all searching in a segment may cost, in segments: a hostile payload full of frame headers can't
 /// make it quadratic. Beyond it only small frames are tried.
 const RESYNC_BUDGET_SEGMENTS: u64 = 8;
+/// Broken frames of a segment that are mended, at most: each costs up to some milliseconds.
+const MENDS: u32 = 1024;
 /// What counts as small then.
 const SMALL_FRAME: u64 = 4096;
 /// Epochs tried for a frame behind damage: a hostile superblock may say that there were more mounts than can be tried.
@@ -70,6 +72,10 @@ pub struct Scanner<'a> {
     pub(super) max_epoch: u64,
     keep_payloads: bool,
     tolerant: bool,
+    /// Bytes that may still be checksummed in search of frames, in this segment.
+    budget: u64,
+    /// Broken frames that may still be mended, in this segment.
+    pub(super) mends: u32,
     place: Lsn,
     segment: Range<Lsn>,
     device_base: u64,
@@ -88,6 +94,8 @@ impl<'a> Scanner<'a> {
             max_epoch,
             keep_payloads,
             tolerant: false,
+            budget: 0,
+            mends: 0,
             place: 0,
             segment: 0..0,
             device_base: 0,
@@ -104,6 +112,10 @@ impl<'a> Scanner<'a> {
     /// Go to `lsn`, in the segment at `physical`; frames there are of `epoch` until an EPOC frame says else.
     pub fn enter(&mut self, lsn: Lsn, physical: u32, epoch: u64) {
         let start = self.shape.segment_start(self.shape.sequence(lsn));
+        if start != self.segment.start || self.device_base != self.shape.device_offset(physical) {
+            self.budget = RESYNC_BUDGET_SEGMENTS * self.shape.segment_size;
+            self.mends = MENDS;
+        }
         self.segment = start..start + self.shape.segment_size;
         self.device_base = self.shape.device_offset(physical);
         self.have = 0..0;
@@ -234,10 +246,9 @@ impl<'a> Scanner<'a> {
     /// The first place from `from` on, in this segment, where a frame of this store checks, of the present epoch or a
     /// later one; the scanner's epoch is then that frame's. Its own place does not change.
     pub fn resync(&mut self, from: Lsn) -> Result<Option<Lsn>, IoError> {
-        let mut budget = RESYNC_BUDGET_SEGMENTS * self.shape.segment_size;
         let mut lsn = from.next_multiple_of(SHORT_FRAME as u64);
         while lsn + SHORT_FRAME as u64 <= self.segment.end {
-            if self.resync_at(lsn, &mut budget)? {
+            if self.checks_at(lsn)? {
                 return Ok(Some(lsn));
             }
             lsn += SHORT_FRAME as u64;
@@ -247,11 +258,6 @@ impl<'a> Scanner<'a> {
 
     /// A frame of the present epoch or a later one checks at `lsn`; the scanner's epoch is then that frame's.
     pub fn checks_at(&mut self, lsn: Lsn) -> Result<bool, IoError> {
-        let mut budget = self.shape.segment_size;
-        self.resync_at(lsn, &mut budget)
-    }
-
-    pub(super) fn resync_at(&mut self, lsn: Lsn, budget: &mut u64) -> Result<bool, IoError> {
         let Some(head) = peek(self.bytes(lsn, 2 * SHORT_FRAME as u64)?) else { return Ok(false) };
         if lsn + head.total > self.segment.end {
             return Ok(false);
@@ -262,10 +268,10 @@ impl<'a> Scanner<'a> {
             None => Box::new(current..=max),
         };
         for (tried, epoch) in epochs.take(EPOCHS_TRIED).enumerate() {
-            if *budget < head.total && (head.total > SMALL_FRAME || tried > 0) {
+            if self.budget < head.total && (head.total > SMALL_FRAME || tried > 0) {
                 return Ok(false);
             }
-            *budget = budget.saturating_sub(head.total);
+            self.budget = self.budget.saturating_sub(head.total);
             let seed = FrameSeed::new(&self.uuid, epoch);
             if self.decode_with(lsn, &seed)?.is_ok() {
                 self.seed = seed;

@@ -3,17 +3,20 @@
 use std::sync::Arc;
 
 use super::LogStructuredStore;
+use super::behind::mount_in;
 use super::chunks::Chunk;
 use super::mounts::Mounts;
 use super::placing::{FIRST_CLAIM, TRAILER};
 use super::read::{Job, Next};
 use super::types::StoreError;
-use crate::format::frame::{decode, decode_epoch, infer_epoch, peek};
-use crate::format::{EpochRecord, FRAME_HEADER, Frame, FrameError, FrameKind, FrameSeed, Lsn, SHORT_FRAME};
+use crate::format::frame::{EPOCH_FRAME, decode, decode_epoch, infer_epoch, mend, mend_epoch, peek};
+use crate::format::{FRAME_HEADER, Frame, FrameError, FrameKind, FrameSeed, Lsn, SHORT_FRAME, frame_len};
 use crate::io::{Buffer, IoError};
 
 /// Epochs tried for a frame whose mount is not known.
 const EPOCHS_TRIED: usize = 1024;
+/// Mounts that are tried on a broken frame, to see what it was.
+const EPOCHS_MENDED: usize = 64;
 /// Places behind damage that are tried though their frame reaches beyond what was read: bounds what a hostile payload
 /// in a damaged place can cost.
 const MAX_GUESSES: u32 = 32;
@@ -105,10 +108,16 @@ impl LogStructuredStore {
             log::error!("{}: log {}: {text}", self.io.describe(), job.log.id);
             job.damage = Some(text);
         }
-        job.need = 0;
         let segment_end = self.shape.segment_end(job.lsn);
         let line = SHORT_FRAME as u64;
-        let mut lsn = job.lsn + line;
+        // All of the broken frame has to be there, to see where it ends.
+        let whole = (frame_len(self.shape.max_record) as u64 + line).min(segment_end - job.lsn);
+        if (from(job.lsn).len() as u64) < whole && job.need < whole {
+            job.need = whole;
+            return Next::Again;
+        }
+        job.need = 0;
+        let mut lsn = mounts.behind(job.lsn, from, segment_end);
         while lsn + line <= until {
             let bytes = from(lsn);
             // Between the end of a mount and the block on which the next began lies what a crash left.
@@ -145,7 +154,7 @@ impl LogStructuredStore {
         let done = move |read: Result<Buffer, IoError>| {
             let Some(store) = me.upgrade() else { return job.finish(Err(StoreError::Closed)) };
             let uuid = &store.superblock.uuid;
-            let begins = read.ok().and_then(|buffer| Some(decode_epoch(uuid, next, buffer.as_slice()).ok()?.1));
+            let begins = read.ok().and_then(|buffer| mount_in(uuid, next, buffer.as_slice()));
             if begins.is_some_and(|record| record.cut_lsn == job.lsn) {
                 job.lsn = next;
                 job.need = 0;
@@ -268,9 +277,30 @@ impl Epochs<'_> {
         self.oldest..=self.newest
     }
 
+    /// Where to look for the next frame behind the broken one at `lsn`: what lies inside it is none, whatever it looks
+    /// like.
+    fn behind<'b>(&mut self, lsn: Lsn, from: &impl Fn(Lsn) -> &'b [u8], segment_end: Lsn) -> Lsn {
+        let bytes = from(lsn);
+        let line = lsn + SHORT_FRAME as u64;
+        if let Some(record) = mend_epoch(&self.uuid, lsn, bytes).filter(|record| self.epochs().contains(&record.epoch))
+        {
+            self.seed = Some(FrameSeed::new(&self.uuid, record.epoch));
+            return lsn + EPOCH_FRAME as u64;
+        }
+        let newest_first = self.epochs().rev().take(EPOCHS_MENDED).map(|epoch| FrameSeed::new(&self.uuid, epoch));
+        let mut seeds = self.seed.into_iter().chain(newest_first);
+        let mended = seeds.find_map(|seed| Some((mend(&seed, lsn, bytes, self.max_record)?.total, seed)));
+        if let Some((total, seed)) = mended.filter(|(total, _)| lsn + total <= segment_end) {
+            self.seed = Some(seed);
+            return lsn + total;
+        }
+        let claimed = peek(bytes).map(|head| lsn.saturating_add(head.total)).filter(|claimed| *claimed < segment_end);
+        claimed.filter(|claimed| self.check(*claimed, from(*claimed)).is_ok()).unwrap_or(line)
+    }
+
     /// If a mount begins at `lsn`: where the log before it ended.
     fn starts_at(&self, lsn: Lsn, bytes: &[u8]) -> Option<Lsn> {
-        decode_epoch(&self.uuid, lsn, bytes).ok().map(|(_, record): (_, EpochRecord)| record.cut_lsn)
+        mount_in(&self.uuid, lsn, bytes).map(|record| record.cut_lsn)
     }
 }
 

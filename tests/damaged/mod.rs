@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use llamafs::io::{Device, SimDevice};
+use llamafs::store::salvage::{SalvageError, Salvaged, Sink, salvage};
 use llamafs::store::{
     AppendAt, CheckReport, FormatOptions, FrameInfo, Gap, Image, LogStructuredStore, OpenError, StoreError,
     StoreOptions, Tail,
@@ -105,4 +106,66 @@ pub fn fork(device: &Arc<SimDevice>) -> Arc<SimDevice> {
     let fork = device.crash(1);
     fork.max_delay(0);
     Arc::new(fork)
+}
+
+/// What salvage gives: one log, by name or by id, and its gaps.
+#[derive(Default)]
+pub struct Taken {
+    pub logs: std::collections::BTreeMap<u32, (Salvaged, Vec<u8>, Vec<Gap>)>,
+}
+
+/// No test store holds more: a larger offset is one that nobody wrote.
+const LARGEST_LOG: u64 = 16 << 20;
+
+impl Sink for Taken {
+    fn bytes(&mut self, log: &Salvaged, offset: u64, data: &[u8]) -> Result<(), SalvageError> {
+        let end = offset.saturating_add(data.len() as u64);
+        if end < LARGEST_LOG {
+            let (_, bytes, _) = self.logs.entry(log.id).or_insert_with(|| (log.clone(), Vec::new(), Vec::new()));
+            bytes.resize(bytes.len().max(end as usize), 0);
+            bytes[offset as usize..end as usize].copy_from_slice(data);
+        }
+        Ok(())
+    }
+
+    fn gap(&mut self, log: &Salvaged, gap: Gap) -> Result<(), SalvageError> {
+        let (_, _, gaps) = self.logs.entry(log.id).or_insert_with(|| (log.clone(), Vec::new(), Vec::new()));
+        gaps.push(gap);
+        Ok(())
+    }
+
+    fn end(&mut self, log: &Salvaged, size: u64) -> Result<(), SalvageError> {
+        let (_, bytes, _) = self.logs.entry(log.id).or_insert_with(|| (log.clone(), Vec::new(), Vec::new()));
+        bytes.resize(bytes.len().max(size.min(LARGEST_LOG) as usize), 0);
+        Ok(())
+    }
+}
+
+/// Salvage a store; the bytes of its log, and the gaps in them.
+pub fn salvaged(device: &Arc<SimDevice>) -> (Vec<u8>, Vec<Gap>) {
+    let mut taken = Taken::default();
+    salvage(device.clone() as Arc<dyn Device>, &mut taken, &mut |_, _| {}).unwrap();
+    let (log, bytes, gaps) =
+        taken.logs.remove(&LOG).unwrap_or_else(|| panic!("the log is not among what was salvaged"));
+    assert!(log.path.is_empty() || log.path == [b"log"], "{log:?}");
+    (bytes, gaps)
+}
+
+/// `bytes` are `expected` everywhere but in `gaps`, and nothing is missing without a gap.
+pub fn same_but_for_gaps(bytes: &[u8], gaps: &[Gap], expected: &[u8], what: &str) {
+    let mut at = 0;
+    let end = |gap: &Gap| (gap.offset + gap.len) as usize;
+    for gap in gaps {
+        let start = gap.offset as usize;
+        assert!(start >= at && end(gap) <= expected.len(), "{what}: {gap:?} of {} bytes", expected.len());
+        assert!(bytes[at..start] == expected[at..start], "{what}: silently different data before {gap:?}");
+        at = end(gap);
+    }
+    assert!(
+        bytes.len().max(at) == expected.len(),
+        "{what}: {} of {} bytes, gaps {gaps:?}",
+        bytes.len(),
+        expected.len()
+    );
+    assert!(bytes.get(at..).unwrap_or(&[]) == &expected[at..], "{what}: silently different data behind {at}");
 }

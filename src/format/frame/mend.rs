@@ -5,10 +5,12 @@
 
 use super::super::{FRAME_HEADER, Lsn, MAX_PAYLOAD, SHORT_FRAME, frame_len, is_zero};
 use super::decode::{Frame, short_total};
-use super::{FrameKind, FrameSeed, LongHeader, ShortHeader};
+use super::{EPOCH_PAYLOAD, EpochRecord, FrameKind, FrameSeed, LongHeader, ShortHeader, decode_epoch};
 use std::collections::BTreeMap;
 use zerocopy::FromBytes;
 
+/// Bytes of an EPOC frame.
+pub const EPOCH_FRAME: usize = FRAME_HEADER + EPOCH_PAYLOAD;
 /// Bits of a long header.
 const HEADER_BITS: usize = FRAME_HEADER * 8;
 /// Bits of a short frame.
@@ -16,6 +18,20 @@ const SHORT_BITS: usize = SHORT_FRAME * 8;
 
 /// Payloads from this length on are summed once, in bytes: below it, summing is cheaper than combining two sums.
 const COMBINE_FROM: usize = 64 << 10;
+
+/// The record of the EPOC frame at `lsn` as it was before one bit of the frame changed, payload included.
+pub fn mend_epoch(uuid: &[u8; 16], lsn: Lsn, bytes: &[u8]) -> Option<EpochRecord> {
+    let frame = bytes.first_chunk::<EPOCH_FRAME>()?;
+    let kind = u32::from_le_bytes(*frame.first_chunk::<4>()?);
+    if (kind ^ u32::from_le_bytes(*b"EPOC")).count_ones() > 1 {
+        return None;
+    }
+    (0..EPOCH_FRAME * 8).find_map(|bit| {
+        let mut frame = *frame;
+        *frame.get_mut(bit / 8)? ^= 1 << (bit % 8);
+        decode_epoch(uuid, lsn, &frame).ok().map(|(_, record)| record)
+    })
+}
 
 /// The frame at `lsn` as it was before one bit of its header changed, if that is all that happened to it.
 pub fn mend<'a>(seed: &FrameSeed, lsn: Lsn, bytes: &'a [u8], max_payload: usize) -> Option<Frame<'a>> {

@@ -12,7 +12,7 @@ mod mend;
 pub use decode::{Frame, FrameError, Peek, decode, peek};
 pub use encode::{encode_header, encode_mark, encode_pad, encode_void, write_frame, write_void};
 pub use epoch::{EPOCH_PAYLOAD, EpochRecord, decode_epoch, infer_epoch};
-pub use mend::mend;
+pub use mend::{EPOCH_FRAME, mend, mend_epoch};
 
 use super::{FRAME_HEADER, Lsn, SHORT_FRAME};
 use zerocopy::little_endian::{U32, U64};

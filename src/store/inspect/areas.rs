@@ -63,6 +63,7 @@ pub fn checkpoints(io: &QuikIO, superblock: &Superblock) -> ([Place; 2], Option<
         }
         (name, which, offset, area)
     });
+    let nothing = read.iter().all(|(_, _, _, area)| matches!(area, Area::Empty));
     let newest_generation = newest.as_ref().map_or(0, |newest| newest.generation);
     let places = read.map(|(name, which, offset, area)| {
         let state = match area {
@@ -70,7 +71,7 @@ pub fn checkpoints(io: &QuikIO, superblock: &Superblock) -> ([Place; 2], Option<
                 Err(format!("has generation {}, which belongs to the other area", checkpoint.generation))
             }
             Area::Whole(_) => Ok(()),
-            Area::Empty if newest_generation >= BOTH_WRITTEN || newest.is_none() => Err("is empty".to_owned()),
+            Area::Empty if newest_generation >= BOTH_WRITTEN || nothing => Err("is empty".to_owned()),
             Area::Empty => Ok(()),
             Area::Damaged(what) => Err(what),
         };

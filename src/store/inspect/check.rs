@@ -185,11 +185,11 @@ impl Check<'_> {
         }
     }
 
-    /// One of two. In a store that was not cleanly unmounted, the one that is written next may have been interrupted by
-    /// the crash: that is no error.
+    /// One of two. In a store that was not cleanly unmounted, the writing of a checkpoint may have been interrupted by the
+    /// crash: that is no error. What changes in a superblock fits a sector, so a crash does not tear it.
     fn area(&mut self, part: Part, place: &areas::Place, can_be_made: bool) {
         let Err(what) = &place.state else { return };
-        if place.repairable && !self.image.superblock().clean {
+        if part == Part::Checkpoint && place.repairable && !self.image.superblock().clean {
             self.report.remarks.push(format!(
                 "{} at offset {} is not whole ({what}): the crash may have interrupted its writing; the other one \
                  counts, and the next one is written there",

@@ -85,7 +85,9 @@ impl Image {
             None if self.can_make_checkpoint() => self.checkpoint(0),
             None => return Ok(()),
         };
-        for _area in areas.iter().filter(|area| area.state.is_err() && (area.repairable || lost)) {
+        // Both, if both were lost; which of them comes first is of no matter then.
+        let times = if lost { areas.len() } else { areas.iter().filter(|area| area.repairable).count() };
+        for _area in 0..times {
             checkpoint.generation += 1;
             if checkpoints::save(&self.io, &superblock, &checkpoint)? {
                 let offset = checkpoints::area(&superblock, checkpoint.generation);

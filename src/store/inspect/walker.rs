@@ -208,7 +208,7 @@ impl<'a> Walker<'a> {
         self.scanner.go_to(to);
         let newer = match found {
             Some(_) => self.scanner.epoch() > epoch,
-            None => next.map_or(self.max_epoch, |next| next.epoch) > epoch,
+            None => next.is_some_and(|next| next.epoch > epoch),
         };
         let item = Item::Broken(Broken {
             lsn: place,

@@ -2,7 +2,7 @@
 
 use super::Recovery;
 use super::next::Next;
-use crate::format::{FrameError, Lsn, SHORT_FRAME};
+use crate::format::{FrameError, FrameKind, Lsn, SHORT_FRAME};
 use crate::io::IoError;
 use crate::store::replay::stable_told_by;
 use crate::store::scan::{Scanner, Step};
@@ -22,7 +22,9 @@ impl Recovery<'_> {
         let segment_end = scanner.segment_end();
         // Look at everything that can still be read behind the place, for a mark that tells of it.
         let mut survey = Survey::new(self.stable, place);
-        survey.segment(scanner, place, place + SHORT_FRAME as u64)?;
+        // What lies inside the broken frame is no frame, whatever it looks like.
+        let behind = scanner.behind(place)?;
+        survey.segment(scanner, place, behind.next.unwrap_or(segment_end))?;
         let first = survey.first;
         let found_epoch = scanner.epoch();
         scanner.enter(place, physical, epoch);
@@ -64,6 +66,10 @@ impl Recovery<'_> {
             segment: sequence,
             what: error.to_string(),
         });
+        if let Some(was) = behind.was.as_ref().filter(|was| was.kind == FrameKind::Data) {
+            // The log keeps its place: what is appended from now on must not take it.
+            self.replay.lost(was.log_id, was.offset, was.value, place + was.total);
+        }
         if first.is_some() || follows {
             return Ok(Some(next));
         }

@@ -6,9 +6,9 @@
 //! one LSN alone.
 
 use super::Recovery;
-use crate::format::frame::decode_epoch;
 use crate::format::{FRAME_HEADER, Lsn, SegmentEntry, SegmentHeader, SegmentState, frame};
 use crate::io::IoError;
+use crate::store::behind::mount_in;
 use crate::store::scan::{Scanner, read_segment_header};
 use crate::store::types::Damage;
 
@@ -180,8 +180,8 @@ impl Recovery<'_> {
 
     /// An EPOC frame of `epoch` or later at `lsn` says that the log was cut at `place`.
     fn mount_begins(&self, bytes: &[u8], lsn: Lsn, place: Lsn, epoch: u64) -> bool {
-        decode_epoch(&self.superblock.uuid, lsn, bytes)
-            .is_ok_and(|(_, record)| record.cut_lsn == place && (epoch..=self.superblock.epoch).contains(&record.epoch))
+        mount_in(&self.superblock.uuid, lsn, bytes)
+            .is_some_and(|record| record.cut_lsn == place && (epoch..=self.superblock.epoch).contains(&record.epoch))
     }
 
     pub(super) fn scanner(&self) -> Scanner<'_> {

@@ -1,0 +1,168 @@
+//! The logs, record by record, in the order of the store's log.
+//!
+//! Twice over the device: first for names and sizes, then for bytes. Memory is a line for each log.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use super::shape::Found;
+use super::{SalvageError, SalvageReport, Salvaged, Sink};
+use crate::format::catalog::is_valid_name;
+use crate::format::{CatalogEntry, FrameKind, Lsn, SegmentEntry};
+use crate::io::{IoError, QuikIO};
+use crate::store::inspect::Gap;
+use crate::store::inspect::walker::{Item, Walker};
+use crate::store::types::LogId;
+
+/// Logs that are kept track of, at most: bounds what a hostile image can cost.
+pub const MAX_LOGS: usize = 1 << 20;
+
+/// Why copying ended.
+pub enum Failed {
+    /// The device.
+    Device(IoError),
+    /// The other side.
+    Sink(SalvageError),
+}
+
+/// A log under way.
+struct Open {
+    log: Salvaged,
+    /// Everything below was given, or told to be missing.
+    end: u64,
+}
+
+/// Give every log of the store to `sink`; `known` is what a checkpoint knows of them.
+pub fn copy(
+    io: &QuikIO,
+    found: &Found,
+    segments: &[SegmentEntry],
+    known: BTreeMap<LogId, CatalogEntry>,
+    sink: &mut dyn Sink,
+    report: &mut SalvageReport,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(), Failed> {
+    let mut logs = catalog(io, found, segments, known, report)?;
+    let total = segments.len() as u64 * found.shape.segment_size;
+    let mut failed = None;
+    let mut done = 0;
+    walk(io, found, segments, true, &mut |item| {
+        let frame = match item {
+            Item::Segment { .. } => {
+                progress(done, total);
+                done += found.shape.segment_size;
+                return ControlFlow::Continue(());
+            }
+            Item::Frame { found, .. } if found.kind == FrameKind::Data => found,
+            _ => return ControlFlow::Continue(()),
+        };
+        let Some(open) = logs.get_mut(&frame.log_id) else { return ControlFlow::Continue(()) };
+        match open.record(frame.offset, &frame.payload, sink, report) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    })
+    .map_err(Failed::Device)?;
+    if let Some(error) = failed {
+        return Err(Failed::Sink(error));
+    }
+    for mut open in logs.into_values() {
+        let size = open.log.size.max(open.end);
+        open.skip_to(size, sink, report).map_err(Failed::Sink)?;
+        sink.end(&open.log, size).map_err(Failed::Sink)?;
+        report.logs += 1;
+    }
+    Ok(())
+}
+
+impl Open {
+    fn record(
+        &mut self,
+        offset: u64,
+        data: &[u8],
+        sink: &mut dyn Sink,
+        report: &mut SalvageReport,
+    ) -> Result<(), SalvageError> {
+        let end = offset.saturating_add(data.len() as u64);
+        if end <= self.log.head {
+            return Ok(());
+        }
+        self.skip_to(offset, sink, report)?;
+        sink.bytes(&self.log, offset, data)?;
+        report.records += 1;
+        report.bytes += data.len() as u64;
+        self.end = self.end.max(end);
+        Ok(())
+    }
+
+    /// What lies between the end so far and `offset` is missing.
+    fn skip_to(&mut self, offset: u64, sink: &mut dyn Sink, report: &mut SalvageReport) -> Result<(), SalvageError> {
+        if offset > self.end {
+            let gap = Gap { offset: self.end, len: offset - self.end };
+            report.gaps += 1;
+            report.missing = report.missing.saturating_add(gap.len);
+            self.end = offset;
+            sink.gap(&self.log, gap)?;
+        }
+        Ok(())
+    }
+}
+
+/// Every log that has a record or a catalog entry.
+fn catalog(
+    io: &QuikIO,
+    found: &Found,
+    segments: &[SegmentEntry],
+    known: BTreeMap<LogId, CatalogEntry>,
+    report: &mut SalvageReport,
+) -> Result<BTreeMap<LogId, Open>, Failed> {
+    let of_entry = |entry: CatalogEntry| {
+        let path = if is_valid_name(&entry.name) { vec![entry.name] } else { Vec::new() };
+        let log = Salvaged { id: entry.log_id, path, head: entry.head, size: entry.size };
+        Open { end: log.head, log }
+    };
+    let mut logs: BTreeMap<LogId, Open> = known.into_iter().map(|(id, entry)| (id, of_entry(entry))).collect();
+    let mut left_out = 0u64;
+    walk(io, found, segments, false, &mut |item| {
+        let Item::Frame { found: frame, .. } = item else { return ControlFlow::Continue(()) };
+        let entry = match frame.kind {
+            FrameKind::Meta => CatalogEntry::decode(&frame.payload).ok(),
+            FrameKind::Data if !logs.contains_key(&frame.log_id) => None,
+            _ => return ControlFlow::Continue(()),
+        };
+        if frame.kind == FrameKind::Meta && entry.is_none() {
+            return ControlFlow::Continue(());
+        }
+        let id = entry.as_ref().map_or(frame.log_id, |entry| entry.log_id);
+        if logs.len() >= MAX_LOGS && !logs.contains_key(&id) {
+            left_out += 1;
+            return ControlFlow::Continue(());
+        }
+        let unnamed = Salvaged { id, path: Vec::new(), head: 0, size: 0 };
+        let open = logs.entry(id).or_insert(Open { log: unnamed, end: 0 });
+        if let Some(entry) = entry {
+            // Frames come in order: the last one seen is the name it has. Sizes are only ever right in a checkpoint.
+            open.log.path = of_entry(entry).log.path;
+        }
+        ControlFlow::Continue(())
+    })
+    .map_err(Failed::Device)?;
+    if left_out > 0 {
+        report.notes.push(format!("{left_out} frames of more than {MAX_LOGS} logs were left out"));
+    }
+    Ok(logs)
+}
+
+fn walk(
+    io: &QuikIO,
+    found: &Found,
+    segments: &[SegmentEntry],
+    payloads: bool,
+    each: &mut dyn FnMut(Item) -> ControlFlow<()>,
+) -> Result<(), IoError> {
+    let end: Lsn = found.end.unwrap_or(Lsn::MAX);
+    Walker::new(io, found.shape, found.uuid, found.max_epoch, segments, end, payloads).walk(each)
+}

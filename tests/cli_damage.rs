@@ -1,0 +1,109 @@
+//! `check`, `check --repair`, fsck(8)'s helper and `salvage` on a store in a file, by their exit codes and what they write.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic, also in its helpers")]
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Arc;
+
+use llamafs::io::{Access, open};
+use llamafs::store::{LogStructuredStore, StoreOptions};
+
+const SECOND_COPY: u64 = 65_536;
+const LOG: u32 = 1;
+const RECORDS: usize = 200;
+
+fn llamafs(arguments: &[&str], path: &Path) -> Output {
+    let program = env!("CARGO_BIN_EXE_llamafs");
+    Command::new(program).args(&arguments[..1]).arg(path).args(&arguments[1..]).output().unwrap()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap_or_else(|| panic!("killed: {output:?}"))
+}
+
+/// A clean store in a file, and what its log holds.
+fn made(dir: &Path) -> (PathBuf, Vec<u8>) {
+    let path = dir.join("store");
+    let out = llamafs(&["format", "--size", "64M", "--sparse"], &path);
+    assert!(out.status.success(), "{out:?}");
+    let device = Arc::new(open(&path, Access::ReadWrite).unwrap());
+    let store = LogStructuredStore::open(device, StoreOptions::default()).unwrap();
+    store.start();
+    let mut log = Vec::new();
+    for number in 0..RECORDS {
+        let line = format!("record {number} {}\n", "x".repeat(number % 90));
+        store.append(LOG, line.as_bytes()).unwrap();
+        log.extend_from_slice(line.as_bytes());
+    }
+    store.close().unwrap();
+    (path, log)
+}
+
+fn flip(path: &Path, at: u64) {
+    let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
+}
+
+/// Device offset of the payload of a record.
+fn record(path: &Path, number: usize) -> u64 {
+    let out = llamafs(&["dump", "--json"], path);
+    let frames: Vec<serde_json::Value> = serde_json::from_slice(&out.stdout).unwrap();
+    let data: Vec<_> = frames.into_iter().filter(|frame| frame["kind"] == "DATA").collect();
+    data[number]["device_offset"].as_u64().unwrap() + 32
+}
+
+#[test]
+fn check_repair_and_salvage_answer_with_their_codes() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (path, log) = made(dir.path());
+    let out = dir.path().join("out");
+    let salvage = |to: &str| llamafs(&["salvage", dir.path().join(to).to_str().unwrap()], &path);
+    assert_eq!(code(&llamafs(&["check"], &path)), 0);
+    assert_eq!(code(&llamafs(&["check", "--repair"], &path)), 0, "nothing to repair");
+    // One superblock: an error, and repaired once.
+    flip(&path, 40);
+    let told = llamafs(&["check"], &path);
+    assert_eq!(code(&told), 4, "{told:?}");
+    assert!(String::from_utf8_lossy(&told.stdout).contains("superblock A"), "{told:?}");
+    let fsck = |flag: &str| {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("mount-scripts/fsck.llamafs");
+        let program = Path::new(env!("CARGO_BIN_EXE_llamafs")).parent().unwrap();
+        let path_variable = format!("{}:/usr/bin:/bin", program.display());
+        Command::new("sh").arg(script).arg(flag).arg(&path).env("PATH", path_variable).output().unwrap()
+    };
+    assert_eq!(code(&fsck("-n")), 4, "fsck -n writes nothing");
+    assert_eq!(code(&fsck("-p")), 1);
+    assert_eq!(code(&llamafs(&["check"], &path)), 0);
+    // A record: nothing to repair, the rest is salvaged.
+    let bytes = fs::read(&path).unwrap();
+    flip(&path, record(&path, 57));
+    assert_eq!(code(&llamafs(&["check"], &path)), 4);
+    assert_eq!(code(&llamafs(&["check", "--repair"], &path)), 4);
+    let told: serde_json::Value = serde_json::from_slice(&llamafs(&["check", "--json"], &path).stdout).unwrap();
+    assert_eq!(told["damage"][0]["lost"][0]["name"], "/log", "{told}");
+    let got = salvage("out");
+    assert_eq!(code(&got), 1, "{got:?}");
+    let gaps: Vec<serde_json::Value> = serde_json::from_slice(&fs::read(out.join("gaps.json")).unwrap()).unwrap();
+    let (offset, len) = (gaps[0]["offset"].as_u64().unwrap() as usize, gaps[0]["len"].as_u64().unwrap() as usize);
+    let salvaged = fs::read(out.join("logs/log")).unwrap();
+    assert_eq!((gaps.len(), salvaged.len()), (1, log.len()));
+    assert!(salvaged[..offset] == log[..offset] && salvaged[offset + len..] == log[offset + len..]);
+    assert!(log[offset..].starts_with(b"record 57 ") && log[offset + len..].starts_with(b"record 58 "));
+    assert_eq!(code(&salvage("out")), 1, "a directory with something in it is refused");
+    // Both superblocks: only salvage still can.
+    fs::write(&path, bytes).unwrap();
+    flip(&path, 40);
+    flip(&path, SECOND_COPY + 40);
+    assert_eq!(code(&llamafs(&["check"], &path)), 8);
+    assert_eq!(code(&llamafs(&["check", "--repair"], &path)), 8);
+    let before = fs::read(&path).unwrap();
+    let got = salvage("whole");
+    assert_eq!(code(&got), 0, "{got:?}");
+    assert!(fs::read(dir.path().join("whole/logs/log")).unwrap() == log);
+    assert_eq!(fs::read(dir.path().join("whole/gaps.json")).unwrap(), b"[]\n");
+    assert!(fs::read(&path).unwrap() == before, "salvage has written");
+}
