@@ -4,7 +4,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 LOOM_MODELS := $(wildcard tests/loom_*.rs)
 
-.PHONY: all demo test lint stress torture bench loom doc install clean
+.PHONY: all demo test lint stress torture mutants bench loom doc install clean
 
 all:
 	$(CARGO) build --release --locked
@@ -40,6 +40,10 @@ torture:
 	LLAMAFS_SIM_SEEDS=$(TORTURE_SEEDS) $(CARGO) test --release --locked --test crash -- --nocapture
 	LLAMAFS_SCOPE=$(TORTURE_SCOPE) $(CARGO) test --release --locked --test exhaustive -- --nocapture
 	LLAMAFS_TORTURE_ROUNDS=$(TORTURE_ROUNDS) $(CARGO) test --release --locked --test kill -- --nocapture --test-threads 1
+
+# Deliberate bugs, each of which some test has to catch: ends in `mutants: OK`. An hour or so.
+mutants:
+	@nice tests/mutants/run
 
 # Tables on stdout: the ring in memory, the ring onto a file, LogStructuredStore::append.
 bench:

@@ -180,6 +180,23 @@ fn either_superblock_either_checkpoint_or_a_segment_header_can_be_lost() {
 }
 
 #[test]
+fn either_superblock_can_be_lost_after_a_power_loss_too() {
+    let device = filled(3);
+    let store = open(&device).unwrap();
+    let appended = store.append(LOG, &record(3)).unwrap();
+    store.make_stable_now(appended.end_lsn).unwrap();
+    let crashed = device.crash(1).snapshot();
+    drop(store);
+    for place in [0, 65_536] {
+        let device = Arc::new(SimDevice::from_bytes(&crashed, 1));
+        device.corrupt(place + 40, 0xff);
+        let store = open(&device).unwrap();
+        assert_eq!(store.log(LOG).unwrap().size, 4 * RECORD as u64, "damage at {place}");
+        assert_eq!(store.read_now(LOG, 3 * RECORD as u64, RECORD).unwrap(), record(3), "damage at {place}");
+    }
+}
+
+#[test]
 fn payloads_that_look_like_our_frames_are_never_taken_for_live_ones() {
     let device = filled(50);
     // Whole valid frames, as they lie on the device, as the payload of others; and our magics on every line.

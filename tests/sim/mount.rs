@@ -21,6 +21,7 @@ impl World {
         let closed = store.close();
         self.pump();
         self.facts.recovered = None;
+        self.facts.sync_failed = false;
         match closed {
             Ok(()) => {
                 if !self.facts.lied {
@@ -61,7 +62,11 @@ impl World {
 
     /// States worth noting of a mount that is about to end badly.
     fn note_end(&mut self) {
-        if self.store.is_some() {
+        if let Some(store) = &self.store {
+            // What the store takes for stable has to outlive this, whether somebody asked or not.
+            if !self.facts.lied {
+                self.model.promise(store.stable_lsn().min(self.model.end()));
+            }
             self.hits.hit_if(State::VoidLast, self.last_was_void() && self.model.end() > self.model.durable);
             let flushes = self.device.ops().flushes;
             self.hits.hit_if(State::CrashBeforeFlush, flushes == self.flushes_at_mount);
@@ -83,6 +88,7 @@ impl World {
         self.device = Arc::new(next);
         // The new disk plans no faults; what an old one lied about stays.
         self.facts.faults = self.facts.lied;
+        self.facts.sync_failed = false;
     }
 
     /// The power fails in the middle of a clean unmount.
@@ -233,6 +239,7 @@ impl World {
         self.facts = Facts { faults: self.facts.faults, lied: false, killed: self.facts.killed, ..Facts::default() };
         self.flushes_at_mount = self.device.ops().flushes;
         self.recovery_lsn_at_mount = store.stats().recovery_lsn;
+        self.ticked = 0;
         self.check_figures(&store);
         self.read_all(&store);
         self.store = Some(store);
@@ -307,6 +314,7 @@ impl World {
             offset += if got == 0 { 512 } else { got as u64 };
         }
         self.facts = Facts { faults: true, lied: true, ..Facts::default() };
+        self.ticked = 0;
         self.store = Some(store);
         true
     }

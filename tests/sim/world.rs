@@ -51,6 +51,8 @@ pub struct World {
     /// Flushes of the device when the store was mounted.
     pub flushes_at_mount: u64,
     pub recovery_lsn_at_mount: u64,
+    /// What was accepted when the flush interval was last over in this mount: its end.
+    pub ticked: u64,
     pub facts: Facts,
     pub trace: bool,
 }
@@ -71,6 +73,8 @@ pub struct Facts {
     pub faults: bool,
     /// The disk may have lied.
     pub lied: bool,
+    /// An fsync of this mount was told of a failure.
+    pub sync_failed: bool,
 }
 
 impl World {
@@ -91,6 +95,7 @@ impl World {
             last: Last::Record,
             flushes_at_mount: 0,
             recovery_lsn_at_mount: 0,
+            ticked: 0,
             facts: Facts { all_stable: true, clean: true, ..Facts::default() },
             trace,
         }
@@ -133,6 +138,7 @@ impl World {
             }
             Op::Tick => {
                 self.stall(false);
+                self.ticked = self.model.end();
                 // A checkpoint waits for what it saves.
                 store.tick();
                 let stats = store.stats();
@@ -210,6 +216,7 @@ impl World {
         self.pump();
         match store.try_append(LOG, &data, AppendAt::End) {
             Ok(appended) => {
+                assert!(data.is_empty() || !self.facts.sync_failed, "a record was taken after an fsync had failed");
                 self.accepted(appended, data);
                 Ok(())
             }
@@ -291,6 +298,7 @@ impl World {
                 Answer::Synced { result: Err(error), .. } => {
                     assert!(self.facts.faults, "fsync failed without a fault: {error}");
                     self.hits.hit(State::SyncFailed);
+                    self.facts.sync_failed = true;
                 }
                 Answer::Later { data, result: Ok(appended) } => {
                     self.hits.hit(State::LaterTaken);
@@ -322,6 +330,8 @@ impl World {
             assert!(rounds < PATIENCE, "the store never comes to rest");
         }
         self.pump();
+        let late = store.stable_lsn() < self.ticked && !self.facts.faults;
+        assert!(!late, "stable up to {:#x}, and the timer has flushed {:#x}", store.stable_lsn(), self.ticked);
         assert_eq!(store.deferred(), 0, "appends wait though the ring has room: {:?}", store.ring_slots());
     }
 
