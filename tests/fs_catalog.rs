@@ -26,7 +26,6 @@ fn mounted() -> (Image, Mount) {
     (image, mount)
 }
 
-/// Stop without a word to the store, as a power loss does: what was not made stable is lost.
 fn remounted(image: &Image, mount: Mount) -> Mount {
     mount.umount();
     Mount::new(image)
@@ -305,6 +304,37 @@ fn the_device_file_hides_what_a_directory_hides_and_what_was_hidden_and_is_gone(
 }
 
 #[test]
+fn changes_of_one_log_at_the_same_time_are_kept_in_their_order() {
+    let (image, mount) = mounted();
+    append(&mount.path().join("a"), "");
+    fs::create_dir(mount.path().join("d")).unwrap();
+    let file = OpenOptions::new().append(true).open(mount.path().join("a")).unwrap();
+    let until = std::time::Instant::now() + std::time::Duration::from_millis(500);
+    let run = |change: Box<dyn Fn(u32) + Send>| {
+        std::thread::spawn(move || (0..).take_while(|_| std::time::Instant::now() < until).for_each(change))
+    };
+    let (modes, lines) = (file.try_clone().unwrap(), file.try_clone().unwrap());
+    let (a, b) = (mount.path().join("a"), mount.path().join("d/b"));
+    let threads = [
+        run(Box::new(move |n| modes.set_permissions(Permissions::from_mode(0o600 + n % 8)).unwrap())),
+        run(Box::new(move |_| (&lines).write_all(b"line\n").unwrap())),
+        run(Box::new(move |n| if n % 2 == 0 { fs::rename(&a, &b) } else { fs::rename(&b, &a) }.unwrap())),
+    ];
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    let look = |meta: fs::Metadata| (meta.ino(), meta.mode(), meta.size(), meta.modified().unwrap(), meta.ctime_nsec());
+    let before = look(file.metadata().unwrap());
+    // As after a crash: all from the frames.
+    mount.store.make_stable_now(u64::MAX).unwrap();
+    let copy = image.path().with_extension("copy");
+    fs::copy(image.path(), &copy).unwrap();
+    drop((file, mount));
+    fs::rename(&copy, image.path()).unwrap();
+    let mount = Mount::new(&image);
+    let found = fs::metadata(mount.path().join("a")).or_else(|_| fs::metadata(mount.path().join("d/b"))).unwrap();
+    assert_eq!(look(found), before);
+}
+
+#[test]
 fn directories_keep_their_times() {
     let (image, mount) = mounted();
     let directory = mount.path().join("d");
@@ -381,6 +411,25 @@ fn the_catalog_has_a_limit_which_is_an_errno() {
     let mount = remounted(&image, mount);
     assert_eq!(mount.status("logs_total"), made + 1);
     assert_eq!(sh("df --output=iavail \"$1\" | tail -1", mount.path()).trim(), "0");
+}
+
+#[test]
+fn in_a_write_once_store_nothing_is_renamed_or_removed() {
+    let image = Image::with(64 * MIB, |options| options.worm = true);
+    let mount = Mount::new(&image);
+    fs::create_dir(mount.path().join("d")).unwrap();
+    append(&mount.path().join("d/log"), "for ever");
+    for (from, to) in [("d/log", "log2"), ("d", "e"), ("log", "d/log")] {
+        assert_eq!(errno(fs::rename(mount.path().join(from), mount.path().join(to))), libc::EPERM, "{from}");
+    }
+    assert_eq!(renameat2(&mount.log(), &mount.path().join("d/log"), libc::RENAME_EXCHANGE), Err(libc::EPERM));
+    assert_eq!(errno(fs::remove_file(mount.log())), libc::EPERM);
+    fs::create_dir(mount.path().join("empty")).unwrap();
+    assert_eq!(errno(fs::remove_dir(mount.path().join("empty"))), libc::EPERM);
+    fs::set_permissions(mount.log(), Permissions::from_mode(0o600)).unwrap();
+    let mount = remounted(&image, mount);
+    assert_eq!(errno(fs::remove_file(mount.path().join("d/log"))), libc::EPERM);
+    assert_eq!(fs::read(mount.path().join("d/log")).unwrap(), b"for ever");
 }
 
 #[test]

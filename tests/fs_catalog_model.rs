@@ -17,17 +17,47 @@ const NAMES: [&[u8]; 6] = [b"a", b"b", b"log", b"\xff\n", b"some longer name", b
 
 #[derive(Debug, Clone)]
 enum Op {
-    Make { dir: u8, name: u8, directory: bool, mode: u32 },
-    Append { log: u8, len: u16 },
-    Remove { node: u8, as_directory: bool },
-    Rename { node: u8, dir: u8, name: u8, flags: u32 },
-    Mode { node: u8, mode: u32 },
-    Sync { node: u8 },
-    Open { log: u8 },
-    Close { log: u8 },
+    Make {
+        dir: u8,
+        name: u8,
+        directory: bool,
+        mode: u32,
+    },
+    Append {
+        log: u8,
+        len: u16,
+    },
+    Remove {
+        node: u8,
+        as_directory: bool,
+    },
+    Rename {
+        node: u8,
+        dir: u8,
+        name: u8,
+        flags: u32,
+    },
+    Mode {
+        node: u8,
+        mode: u32,
+    },
+    Sync {
+        node: u8,
+    },
+    Open {
+        log: u8,
+    },
+    Close {
+        log: u8,
+    },
     Tick,
-    Remount,
-    Crash { seed: u64 },
+    /// Bits say which checkpoint areas are lost meanwhile.
+    Remount {
+        lose: u8,
+    },
+    Crash {
+        seed: u64,
+    },
 }
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
@@ -44,7 +74,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => byte().prop_map(|log| Op::Open { log }),
         1 => byte().prop_map(|log| Op::Close { log }),
         2 => Just(Op::Tick),
-        1 => Just(Op::Remount),
+        1 => prop::sample::select(vec![0u8, 0, 0, 1, 2, 3]).prop_map(|lose| Op::Remount { lose }),
         1 => any::<u64>().prop_map(|seed| Op::Crash { seed }),
     ];
     prop::collection::vec(op, 1..60)
@@ -371,7 +401,7 @@ impl World {
                 self.store.tick();
                 self.store.poll(false);
             }
-            Op::Remount => {
+            Op::Remount { lose } => {
                 let before = (self.store.stats().catalog_bytes, self.store.is_public());
                 self.store.close().unwrap();
                 let image = Image::open(self.device.clone() as Arc<dyn Device>).unwrap();
@@ -379,6 +409,11 @@ impl World {
                 paths.sort();
                 let tree = &self.history.last().unwrap().0;
                 assert!(paths.iter().eq(tree.iter().filter(|(_, seen)| !seen.directory).map(|(path, _)| path)));
+                let superblock = image.superblock();
+                for area in (0..2u64).filter(|area| lose & 1 << area != 0) {
+                    let offset = superblock.checkpoint_start + area * superblock.checkpoint_bytes;
+                    self.device.poke(offset, &[0; 4096]);
+                }
                 (self.store, self.fs) = open(&self.device, self.tail);
                 assert!(self.store.stats().recovery.clean);
                 assert_eq!((self.store.stats().catalog_bytes, self.store.is_public()), before);

@@ -72,7 +72,7 @@ impl LogState {
     /// A frame at `lsn` holds the log from `offset`.
     #[inline]
     pub fn note(&mut self, offset: u64, lsn: Lsn, budget: &PointBudget) {
-        if self.entry.first_lsn == 0 {
+        if self.entry.first_lsn == 0 && offset == self.entry.head {
             self.entry.first_lsn = lsn;
             return;
         }

@@ -1,10 +1,13 @@
 //! Changes of the catalog: create, remove, rename, attributes. Each is one META frame, written before anybody can see
 //! the change and before any record of a new log, so the log tells them in the order in which they happened.
 //!
-//! The tree's lock is held from the first look to the last change. A change that finds the ring full has changed
-//! nothing, and waits its turn with the appends.
+//! The tree's lock is held from the first look to the last change, and so are the locks of the logs that a change is
+//! about: what their frames say is in the order of the frames. A change that finds the ring full has changed nothing, and
+//! waits its turn with the appends.
 
 use std::sync::atomic::Ordering;
+
+use parking_lot::MappedMutexGuard;
 
 use super::LogStructuredStore;
 use super::append::{Deferred, IfFull};
@@ -38,6 +41,36 @@ impl Frame {
     /// The entry of its first record.
     fn into_entry(self) -> Option<CatalogEntry> {
         self.records.into_iter().next().map(|record| record.entry)
+    }
+}
+
+/// Logs that are locked.
+struct Held<'c>(Vec<MappedMutexGuard<'c, LogState>>);
+
+impl Held<'_> {
+    fn get(&self, id: NodeId) -> Option<&LogState> {
+        self.0.iter().find(|log| log.entry.id == id).map(|log| &**log)
+    }
+
+    fn get_mut(&mut self, id: NodeId) -> Option<&mut LogState> {
+        self.0.iter_mut().find(|log| log.entry.id == id).map(|log| &mut **log)
+    }
+
+    /// `now`, but not before the last frame of any of them: a log's times never go back.
+    fn now(&self, now: u64) -> u64 {
+        self.0.iter().map(|log| log.last_ns).fold(now, u64::max)
+    }
+
+    /// The entry of one of them, or of a directory.
+    fn entry_of(&self, tree: &Tree, id: NodeId) -> Result<CatalogEntry, StoreError> {
+        let directory = tree.get(id).map(|directory| directory.entry.clone());
+        directory.or_else(|| self.get(id).map(LogState::saved)).ok_or(StoreError::NotFound)
+    }
+
+    /// What `stat` shows of one of them, or of a directory.
+    fn info_of(&self, tree: &Tree, id: NodeId) -> Result<NodeInfo, StoreError> {
+        let directory = tree.get(id).map(Directory::info);
+        directory.or_else(|| self.get(id).map(LogState::info)).ok_or(StoreError::NotFound)
     }
 }
 
@@ -111,10 +144,9 @@ impl LogStructuredStore {
         Ok(lsn + total)
     }
 
-    /// Now, but not before the last frame of any of these: a log's times never go back.
-    fn now_for(&self, nodes: &[Child]) -> u64 {
-        let last = nodes.iter().filter_map(|node| self.catalog.lock(node.id)).map(|log| log.last_ns).max();
-        self.clock.now().max(last.unwrap_or(0))
+    /// The logs among these, locked. Only who holds the tree's lock for writing may lock two.
+    fn hold(&self, nodes: impl IntoIterator<Item = Child>) -> Held<'_> {
+        Held(nodes.into_iter().filter_map(|node| self.catalog.lock(node.id)).collect())
     }
 
     /// The directory `id`.
@@ -176,10 +208,11 @@ impl LogStructuredStore {
         self.check_not_write_once()?;
         let child = self.directory(&tree, parent)?.child(name).ok_or_else(|| missing(name))?;
         check_replaceable(&tree, kind, child)?;
-        let mut frame = Frame::at(self.now_for(&[child]));
-        let node = self.leave(&mut frame, &tree, child)?;
+        let mut held = self.hold([child]);
+        let mut frame = Frame::at(held.now(self.clock.now()));
+        let node = self.leave(&mut frame, &tree, &held, child)?;
         let lsn = self.put(&frame)?;
-        self.left(&mut tree, parent, name, &frame, lsn);
+        self.left(&mut tree, &mut held, (parent, name), &frame, lsn);
         touch(&mut tree, parent, frame.now, lsn);
         let gone = (kind == NodeKind::Log).then_some(child.id);
         Ok(Changed { node: NodeInfo { nlink: 0, end_lsn: lsn, ..node }, gone, lsn })
@@ -187,8 +220,8 @@ impl LogStructuredStore {
 
     /// Add to the frame that a node is gone. If not everybody could read what is there, its bytes, which stay on the
     /// device, stay a secret.
-    fn leave(&self, frame: &mut Frame, tree: &Tree, child: Child) -> Result<NodeInfo, StoreError> {
-        let entry = self.entry_of(tree, child.id)?;
+    fn leave(&self, frame: &mut Frame, tree: &Tree, held: &Held<'_>, child: Child) -> Result<NodeInfo, StoreError> {
+        let entry = held.entry_of(tree, child.id)?;
         let info = NodeInfo::of(&entry, 0);
         let keeps_secret = entry.device_bytes > 0 && self.catalog.has_hidden();
         // In front, for what follows may change the root's times.
@@ -201,21 +234,21 @@ impl LogStructuredStore {
     }
 
     /// The frame is written: a node is gone.
-    fn left(&self, tree: &mut Tree, parent: NodeId, name: &[u8], frame: &Frame, lsn: Lsn) {
+    fn left(&self, tree: &mut Tree, held: &mut Held<'_>, place: (NodeId, &[u8]), frame: &Frame, lsn: Lsn) {
         let secrets =
             frame.records.iter().any(|record| record.entry.is_root() && record.entry.flags & FLAG_SECRETS != 0);
         if let Some(root) = tree.get_mut(ROOT_ID).filter(|_| secrets) {
             root.entry.flags |= FLAG_SECRETS;
             self.catalog.keeps_secrets();
         }
-        let Some(child) = tree.take(parent, name) else { return };
+        let Some(child) = tree.take(place.0, place.1) else { return };
         match child.kind {
             NodeKind::Log => {
-                let Some(mut log) = self.catalog.lock(child.id) else { return };
+                let Some(log) = held.get_mut(child.id) else { return };
                 log.unlinked = true;
                 log.last_ns = frame.now;
                 log.entry.ctime_ns = frame.now;
-                log.end_lsn = log.end_lsn.max(lsn);
+                log.end_lsn = lsn;
                 self.catalog.unlinked.fetch_add(1, Ordering::Relaxed);
                 self.catalog.hides(is_hidden(child.kind, log.entry.mode), false);
             }
@@ -239,8 +272,9 @@ impl LogStructuredStore {
         if let (None, RenameHow::Exchange) = (target, how) {
             return Err(StoreError::NotFound);
         }
+        let mut held = self.hold(std::iter::once(moved).chain(target.filter(|target| *target != moved)));
         if target == Some(moved) {
-            let node = self.info_in(&tree, moved.id)?;
+            let node = held.info_of(&tree, moved.id)?;
             let lsn = node.end_lsn;
             return Ok(Changed { node, gone: None, lsn });
         }
@@ -256,14 +290,14 @@ impl LogStructuredStore {
             self.check_room((tree.bytes + cost(to.1) - cost(from.1)).saturating_sub(freed))?;
         }
 
-        let mut frame = Frame::at(self.now_for(&[moved, target.unwrap_or(moved)]));
+        let mut frame = Frame::at(held.now(self.clock.now()));
         let replaced = target.filter(|_| exchanged.is_none());
         if let Some(target) = replaced {
-            self.leave(&mut frame, &tree, target)?;
+            self.leave(&mut frame, &tree, &held, target)?;
         }
         let now = frame.now;
         let named = |child: Child, place: (NodeId, &[u8])| -> Result<CatalogEntry, StoreError> {
-            let entry = self.entry_of(&tree, child.id)?;
+            let entry = held.entry_of(&tree, child.id)?;
             Ok(CatalogEntry { parent: place.0, name: place.1.to_vec(), ctime_ns: now, ..entry })
         };
         let (entry, other) = (named(moved, to)?, exchanged.map(|other| named(other, from)).transpose()?);
@@ -282,7 +316,7 @@ impl LogStructuredStore {
         let lsn = self.put(&frame)?;
 
         if replaced.is_some() {
-            self.left(&mut tree, to.0, to.1, &frame, lsn);
+            self.left(&mut tree, &mut held, to, &frame, lsn);
         }
         tree.take(from.0, from.1);
         if other.is_some() {
@@ -290,28 +324,12 @@ impl LogStructuredStore {
         }
         for (child, entry) in [Some((moved, &entry)), exchanged.zip(other.as_ref())].into_iter().flatten() {
             tree.add(entry.parent, &entry.name, child);
-            self.renamed(&mut tree, entry, lsn);
+            renamed(&mut tree, &mut held, entry, lsn);
         }
         touch(&mut tree, from.0, frame.now, lsn);
         touch(&mut tree, to.0, frame.now, lsn);
-        let node = self.info_in(&tree, moved.id)?;
+        let node = held.info_of(&tree, moved.id)?;
         Ok(Changed { node, gone: replaced.filter(|gone| gone.kind == NodeKind::Log).map(|gone| gone.id), lsn })
-    }
-
-    fn renamed(&self, tree: &mut Tree, entry: &CatalogEntry, lsn: Lsn) {
-        let take = |into: &mut CatalogEntry| {
-            into.parent = entry.parent;
-            into.name.clone_from(&entry.name);
-            into.ctime_ns = entry.ctime_ns;
-        };
-        if let Some(directory) = tree.get_mut(entry.id) {
-            take(&mut directory.entry);
-            directory.changed_lsn = lsn;
-        } else if let Some(mut log) = self.catalog.lock(entry.id) {
-            take(&mut log.entry);
-            log.last_ns = entry.ctime_ns;
-            log.end_lsn = log.end_lsn.max(lsn);
-        }
     }
 
     fn attributes(&self, id: NodeId, change: &AttrChange) -> Result<Changed, StoreError> {
@@ -343,27 +361,29 @@ impl LogStructuredStore {
         Ok(Changed { node, gone: None, lsn })
     }
 
-    /// A log's or directory's entry as it is now.
-    fn entry_of(&self, tree: &Tree, id: NodeId) -> Result<CatalogEntry, StoreError> {
-        match tree.get(id) {
-            Some(directory) => Ok(directory.entry.clone()),
-            None => self.catalog.lock(id).map(|log| log.saved()).ok_or(StoreError::NotFound),
-        }
-    }
-
-    fn info_in(&self, tree: &Tree, id: NodeId) -> Result<NodeInfo, StoreError> {
-        match tree.get(id) {
-            Some(directory) => Ok(directory.info()),
-            None => self.catalog.lock(id).map(|log| log.info()).ok_or(StoreError::NotFound),
-        }
-    }
-
     fn check_not_write_once(&self) -> Result<(), StoreError> {
         if self.superblock.worm { Err(StoreError::WriteOnce) } else { Ok(()) }
     }
 
     fn check_room(&self, bytes: u64) -> Result<(), StoreError> {
         if bytes > self.catalog.limit { Err(StoreError::CatalogFull) } else { Ok(()) }
+    }
+}
+
+/// A node has another name or another place.
+fn renamed(tree: &mut Tree, held: &mut Held<'_>, entry: &CatalogEntry, lsn: Lsn) {
+    let take = |into: &mut CatalogEntry| {
+        into.parent = entry.parent;
+        into.name.clone_from(&entry.name);
+        into.ctime_ns = entry.ctime_ns;
+    };
+    if let Some(directory) = tree.get_mut(entry.id) {
+        take(&mut directory.entry);
+        directory.changed_lsn = lsn;
+    } else if let Some(log) = held.get_mut(entry.id) {
+        take(&mut log.entry);
+        log.last_ns = entry.ctime_ns;
+        log.end_lsn = lsn;
     }
 }
 

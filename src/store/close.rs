@@ -75,6 +75,9 @@ impl LogStructuredStore {
             captured.nodes.push(state.saved());
             captured.index.extend(state.index.saved(id));
         }
+        // The same store, the same bytes.
+        captured.nodes.sort_unstable_by_key(|node| node.id);
+        captured.index.sort_unstable_by_key(|index| index.log_id);
         captured
     }
 

@@ -93,8 +93,10 @@ impl Replay {
                 let first = index.points().first().filter(|(offset, _)| *offset == entry.head);
                 entry.first_lsn = first.map_or(0, |(_, lsn)| *lsn);
             }
-            let mut state = LogState::new(entry, index);
-            state.end_lsn = state.end_lsn.max(checkpoint.recovery_lsn);
+            if entry.end_lsn == 0 {
+                entry.end_lsn = checkpoint.recovery_lsn;
+            }
+            let state = LogState::new(entry, index);
             replay.logs.insert(id, state);
         }
         replay.next_id = replay.next_id.max(checkpoint.next_id);

@@ -76,7 +76,8 @@ impl Image {
     /// The log with this path.
     pub fn log(&self, path: &[u8]) -> Option<LogInfo> {
         let replay = &self.opened.recovered.replay;
-        let path = path.strip_prefix(b"/").unwrap_or(path);
+        let slashes = path.iter().take_while(|byte| **byte == b'/').count();
+        let path = path.get(slashes..).unwrap_or(&[]);
         let last = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
         let mut same = replay.logs.values().filter(|log| log.entry.name == last);
         let log = same.find(|log| replay.path(&log.entry, path.len()).is_some_and(|found| found == path))?;
