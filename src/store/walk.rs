@@ -196,10 +196,10 @@ impl LogStructuredStore {
         }
         job.seed = if job.lsn == chunk.lsns.end { chunk.seed } else { None };
         job.need = 0;
-        if let Some((offset, lsn)) = last {
-            if let Some(mut log) = self.catalog.lock(job.log) {
-                log.remember(offset, lsn);
-            }
+        if let Some((offset, lsn)) = last
+            && let Some(mut log) = self.catalog.lock(job.log)
+        {
+            log.remember(offset, lsn);
         }
         self.step_segment(job)
     }
