@@ -36,21 +36,21 @@ impl LlamaFs {
         }
         let inner = self.inner.clone();
         let done = move |result: Result<Changed, StoreError>| {
-            let lsn = result.as_ref().map(|changed| changed.lsn).ok();
-            let answer = then(&inner, result);
-            let (Some(lsn), true, Ok(value)) = (lsn, inner.settings.sync, &answer) else {
-                reply.send(answer);
-                return inner.gate.leave();
-            };
-            let _ = value;
-            let store = inner.store.clone();
-            store.make_stable(
-                lsn,
-                Box::new(move |stable| {
-                    reply.send(stable.map_err(Errno::from).and(answer));
+            let lsn = result.as_ref().ok().map(|changed| changed.lsn).filter(|_| inner.settings.sync);
+            match (lsn, then(&inner, result)) {
+                (Some(lsn), Ok(value)) => {
+                    let store = inner.store.clone();
+                    let durable = move |stable: Result<(), StoreError>| {
+                        reply.send(stable.map(|()| value).map_err(Errno::from));
+                        inner.gate.leave();
+                    };
+                    store.make_stable(lsn, Box::new(durable));
+                }
+                (_, answer) => {
+                    reply.send(answer);
                     inner.gate.leave();
-                }),
-            );
+                }
+            }
         };
         self.inner.store.change(change, Box::new(done));
     }

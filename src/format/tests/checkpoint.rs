@@ -70,11 +70,12 @@ fn mounts_are_in_order_or_not_there() {
     assert!(with(vec![mount(2, 30, 20)]).is_err(), "it begins before the cut");
     // A checkpoint of before there were mounts in it.
     let none = forged(|bytes| {
-        let len = bytes.len() - 4 - 2 * 24;
+        let (count, next_id) = (4, 4);
+        let len = bytes.len() - next_id - count - 2 * 24;
         bytes.truncate(len);
         bytes[12..16].copy_from_slice(&(len as u32 - CHECKPOINT_HEADER as u32).to_le_bytes());
     });
-    assert_eq!(none, Ok(Checkpoint { mounts: Vec::new(), ..sample() }));
+    assert_eq!(none, Ok(Checkpoint { mounts: Vec::new(), next_id: 0, ..sample() }));
 }
 
 #[test]
