@@ -4,7 +4,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 LOOM_MODELS := $(wildcard tests/loom_*.rs)
 
-.PHONY: all demo test lint stress torture mutants bench loom doc install clean
+.PHONY: all demo test lint stress scale torture mutants bench loom doc install clean
 
 all:
 	$(CARGO) build --release --locked
@@ -29,6 +29,11 @@ STRESS_RUNS ?= 100
 stress:
 	$(CARGO) bench --locked --bench ring_stress -- --runs $(STRESS_RUNS)
 	$(CARGO) bench --locked --bench store_stress -- --runs $(STRESS_RUNS)
+
+# 100,000 logs in 1,000 directories over a mount, with figures.
+SCALE_LOGS ?= 100000
+scale:
+	LLAMAFS_SCALE_LOGS=$(SCALE_LOGS) $(CARGO) test --release --locked --test fs_catalog_scale -- --nocapture --test-threads 1
 
 # A million simulated lives of a store on a bad disk; every power failure in every sequence of up to six operations; and
 # ends under load, 300 rounds each on a file and on a loop device: kill -9 of the daemon and of the writers, SIGTERM,

@@ -66,6 +66,6 @@ fn a_user_has_so_many_control_files_and_no_more() {
     let handles: Vec<_> = (0..USER_SNAPSHOTS).map(|_| open(7).unwrap().fh).collect();
     assert_eq!(open(7).unwrap_err(), Errno::EMFILE);
     assert!(open(8).is_ok());
-    handles.into_iter().for_each(|fh| fs.release(fh));
+    handles.into_iter().for_each(|fh| fs.release(status, fh));
     assert!(open(7).is_ok());
 }

@@ -142,22 +142,6 @@ fn shared_writable_mapping_is_refused() {
 }
 
 #[test]
-fn names_can_be_neither_made_nor_removed_nor_changed() {
-    let (_image, mount) = mounted();
-    let (log, new) = (mount.log(), mount.path().join("new"));
-    assert_eq!(errno(File::create(&new)), libc::EPERM);
-    assert_eq!(errno(fs::create_dir(&new)), libc::EPERM);
-    assert_eq!(errno(fs::remove_file(&log)), libc::EPERM);
-    assert_eq!(errno(fs::remove_dir(mount.control(""))), libc::EPERM);
-    assert_eq!(errno(fs::rename(&log, &new)), libc::EPERM);
-    assert_eq!(errno(fs::hard_link(&log, &new)), libc::EPERM);
-    assert_eq!(errno(std::os::unix::fs::symlink(&log, &new)), libc::EPERM);
-    let mknod = nix::sys::stat::mknod(&new, nix::sys::stat::SFlag::S_IFIFO, nix::sys::stat::Mode::S_IRWXU, 0);
-    assert_eq!(mknod, Err(nix::errno::Errno::EPERM));
-    assert_eq!(errno(fs::metadata(&new)), libc::ENOENT);
-}
-
-#[test]
 fn lsattr_shows_the_append_flag_and_chattr_cannot_take_it() {
     let (_image, mount) = mounted();
     let flags = sh("lsattr \"$1\"", &mount.log());

@@ -1,9 +1,10 @@
 //! The golden image: a store written by format version 1 once and for all. Today's code must always read it, and the
 //! dump in docs/format.md is of it, line by line.
 //!
-//! tests/golden/v1.hexdump is what `hexdump -C` shows of the image, without the lines of zeros; v1-void.hexdump is a
-//! second one, with Failed Flush frames. They were written by `LLAMAFS_WRITE_GOLDEN=NAME cargo test --test golden`, and
-//! are never written again: a new version gets a new image.
+//! tests/golden/v1.hexdump is what `hexdump -C` shows of the image, without the lines of zeros: one log, catalog entries
+//! of version 1. tests/golden/v1-void.hexdump has Failed Flush frames. tests/golden/v1-tree.hexdump has directories, a
+//! rename that replaces, a log that was removed, and entries of version 2. They were written by
+//! `LLAMAFS_WRITE_GOLDEN=NAME cargo test --test golden`, and are never written again: a new version gets a new image.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic, also in its helpers")]
 
 use std::collections::BTreeMap;
@@ -13,22 +14,24 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use llamafs::io::{Device, SimDevice};
-use llamafs::store::{AttrChange, FormatOptions, Image, LogStructuredStore, StoreOptions, Tail};
+use llamafs::store::{
+    AttrChange, Change, FormatOptions, Image, LogStructuredStore, NodeKind, ROOT_ID, RenameHow, StoreOptions, Tail,
+};
 
 const CAPACITY: usize = 768 << 10;
 const LOG: u32 = 1;
 const UUID: [u8; 16] = *b"golden llamafs 1";
+const TREE_UUID: [u8; 16] = *b"golden llamafs 2";
+const IMAGE: &str = "v1";
+const TREE: &str = "v1-tree";
 
-/// The image whose dump is in docs/format.md.
-const V1: &str = "v1.hexdump";
 /// One with reservations that were given up.
-const VOID: &str = "v1-void.hexdump";
+const VOID: &str = "v1-void";
 
 fn path(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{name}.hexdump"))
 }
 
-/// The image `name` is to be written, by this run of the tests alone.
 fn is_to_be_written(name: &str) -> bool {
     std::env::var_os("LLAMAFS_WRITE_GOLDEN").is_some_and(|wanted| wanted == name)
 }
@@ -96,13 +99,13 @@ fn as_text(text: &mut Vec<u8>) -> impl Write + '_ {
     Bytes(text)
 }
 
-fn formatted() -> Arc<SimDevice> {
+fn formatted(uuid: [u8; 16]) -> Arc<SimDevice> {
     let device = Arc::new(SimDevice::new(CAPACITY as u64, 1));
     let format = FormatOptions {
         label: "golden".into(),
         segment_size: Some(64 << 10),
         max_record: Some(8 << 10),
-        uuid: Some(UUID),
+        uuid: Some(uuid),
         now_ns: Some(1_700_000_000_000_000_000),
         uid: 1000,
         gid: 100,
@@ -122,7 +125,7 @@ const BESIDE_VOIDS: [(&str, usize); 5] = [
 ];
 
 fn write_void() {
-    let device = formatted();
+    let device = formatted(UUID);
     for (mount, tail) in [(0..3, Tail::Rewrite), (3..5, Tail::Pad)] {
         let store = LogStructuredStore::open(device.clone() as Arc<dyn Device>, options(tail)).unwrap();
         for (line, given_up) in &BESIDE_VOIDS[mount] {
@@ -136,7 +139,7 @@ fn write_void() {
 }
 
 fn write_golden() {
-    let device = formatted();
+    let device = formatted(UUID);
     let expected = expected();
     let lines: Vec<&[u8]> = expected.split_inclusive(|byte| *byte == b'\n').collect();
     for (mount, tail) in [(0..3, Tail::Rewrite), (3..103, Tail::Pad), (103..104, Tail::Rewrite)] {
@@ -152,15 +155,77 @@ fn write_golden() {
         }
         store.close().unwrap();
     }
-    std::fs::write(path(V1), hexdump(&device.snapshot())).unwrap();
+    std::fs::write(path(IMAGE), hexdump(&device.snapshot())).unwrap();
+}
+
+/// What the golden tree holds: path, mode, bytes.
+const LOGS: [(&[u8], u32, &[u8]); 4] = [
+    (b"log", 0o644, b"the first log\n"),
+    (b"www/access", 0o640, b"took the place of another\n"),
+    (b"www/old/empty", 0o644, b""),
+    (b"www/old/\xff error", 0o600, b"a name that is no text\n"),
+];
+
+fn write_tree() {
+    let device = formatted(TREE_UUID);
+    let open = || LogStructuredStore::open(device.clone() as Arc<dyn Device>, options(Tail::Rewrite)).unwrap();
+    let make = |store: &Arc<LogStructuredStore>, parent, name: &[u8], kind, mode| {
+        let change = Change::Create { parent, name: name.into(), kind, mode, uid: 1000, gid: 100 };
+        store.change_now(change).unwrap().node.id
+    };
+    let rename = |store: &Arc<LogStructuredStore>, from: (u32, &[u8]), to: (u32, &[u8])| {
+        let (name, new_name) = (from.1.to_vec(), to.1.to_vec());
+        let change = Change::Rename { parent: from.0, name, new_parent: to.0, new_name, how: RenameHow::Replace };
+        store.change_now(change).unwrap()
+    };
+    let store = open();
+    let web = make(&store, ROOT_ID, b"web", NodeKind::Directory, 0o755);
+    let replaced = make(&store, web, b"access", NodeKind::Log, 0o644);
+    let moved = make(&store, ROOT_ID, b"new", NodeKind::Log, 0o640);
+    let removed = make(&store, ROOT_ID, b"removed", NodeKind::Log, 0o644);
+    for (log, text) in [(LOG, LOGS[0].2), (replaced, b"replaced\n"), (moved, LOGS[1].2), (removed, b"removed\n")] {
+        store.append(log, text).unwrap();
+    }
+    rename(&store, (ROOT_ID, b"new"), (web, b"access"));
+    let remove = Change::Remove { parent: ROOT_ID, name: b"removed".into(), kind: NodeKind::Log };
+    store.change_now(remove).unwrap();
+    store.append(removed, b"removed, but open\n").unwrap();
+    store.close().unwrap();
+    let store = open();
+    rename(&store, (ROOT_ID, b"web"), (ROOT_ID, b"www"));
+    let old = make(&store, web, b"old", NodeKind::Directory, 0o2770);
+    let error = make(&store, old, b"\xff error", NodeKind::Log, 0o644);
+    make(&store, old, b"empty", NodeKind::Log, 0o644);
+    store.set_attr(error, AttrChange { mode: Some(0o600), ..AttrChange::default() }).unwrap();
+    let appended = store.append(error, LOGS[3].2).unwrap();
+    store.make_stable_now(appended.end_lsn).unwrap();
+    store.close().unwrap();
+    std::fs::write(path(TREE), hexdump(&device.snapshot())).unwrap();
+}
+
+fn check_tree(device: &Arc<SimDevice>) {
+    let image = Image::open(device.clone() as Arc<dyn Device>).unwrap();
+    assert!(image.recovery().clean && image.recovery().damage.is_empty());
+    let mut logs: Vec<_> = image.logs().into_iter().map(|log| (log.name, log.mode, log.size)).collect();
+    logs.sort();
+    let expected = LOGS.map(|(path, mode, text)| (path.to_vec(), mode, text.len() as u64));
+    assert_eq!(logs, expected);
+    for (path, _, expected) in LOGS {
+        let mut text = Vec::new();
+        let gaps = image.read_log(path, &mut |_, bytes| {
+            text.extend_from_slice(bytes);
+            Ok(())
+        });
+        assert_eq!((gaps.unwrap(), text.as_slice()), (Vec::new(), expected));
+    }
 }
 
 #[test]
 fn the_golden_image_is_read_by_todays_code() {
-    if is_to_be_written(V1) {
+    if is_to_be_written(IMAGE) {
         write_golden();
     }
-    let device = golden(V1);
+    let device = golden(IMAGE);
     let before = device.snapshot();
     let image = Image::open(device.clone() as Arc<dyn Device>).unwrap();
     assert_eq!((image.superblock().uuid, image.superblock().label.as_str()), (UUID, "golden"));
@@ -195,7 +260,7 @@ fn the_golden_image_is_read_by_todays_code() {
 
 #[test]
 fn the_golden_image_is_mounted_and_appended_to() {
-    let device = golden(V1);
+    let device = golden(IMAGE);
     let store = LogStructuredStore::open(device.clone() as Arc<dyn Device>, options(Tail::Rewrite)).unwrap();
     assert_eq!(store.read_now(LOG, 0, 1 << 20).unwrap().len(), expected().len().min(1 << 20));
     store.append(LOG, b"more\n").unwrap();
@@ -255,14 +320,49 @@ fn the_golden_image_with_failed_flushes_is_read_and_appended_to() {
     assert_eq!(read(&device).0, expected + "more\n");
 }
 
+fn the_golden_tree_is_read_by_todays_code_with_and_without_its_checkpoints() {
+    if is_to_be_written(TREE) {
+        write_tree();
+    }
+    let device = golden(TREE);
+    check_tree(&device);
+    let image = Image::open(device.clone() as Arc<dyn Device>).unwrap();
+    assert!(image.check(&mut |_, _| {}).unwrap().damage.is_empty());
+    let superblock = Image::open(device.clone() as Arc<dyn Device>).unwrap().superblock().clone();
+    for area in 0..2 {
+        device.poke(superblock.checkpoint_start + area * superblock.checkpoint_bytes, &[0; 512]);
+        if area == 0 {
+            check_tree(&device);
+        }
+    }
+    // All of it lies in the frames too.
+    let image = Image::open(device.clone() as Arc<dyn Device>).unwrap();
+    assert_eq!(image.logs().len(), LOGS.len(), "{:?}", image.recovery());
+    assert!(
+        image.logs().iter().all(|log| LOGS.iter().any(|(path, mode, _)| (&log.name[..], log.mode) == (path, *mode)))
+    );
+    let store = LogStructuredStore::open(device.clone() as Arc<dyn Device>, options(Tail::Rewrite)).unwrap();
+    let (root, www) = (store.node(ROOT_ID).unwrap(), store.resolve(b"www").unwrap());
+    assert_eq!((root.mode, root.uid, root.gid, root.nlink), (0o755, 1000, 100, 3));
+    assert_eq!((www.mode, www.nlink, store.resolve(b"www/old").unwrap().mode), (0o755, 3, 0o2770));
+    assert!(www.mtime_ns > www.btime_ns && root.mtime_ns > www.btime_ns);
+    let new = Change::Create { parent: ROOT_ID, name: b"n".into(), kind: NodeKind::Log, mode: 0, uid: 0, gid: 0 };
+    assert_eq!(store.change_now(new).unwrap().node.id, 9, "no id is used twice");
+    store.close().unwrap();
+}
+
 #[test]
-fn the_dump_in_the_format_document_is_of_the_golden_image() {
+fn the_dumps_in_the_format_document_are_of_the_golden_images() {
     let document = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/format.md");
-    let shown = lines(&std::fs::read_to_string(document).unwrap());
-    let golden = lines(&std::fs::read_to_string(path(V1)).unwrap());
-    assert!(shown.len() >= 20, "{} lines are shown", shown.len());
-    for (offset, bytes) in shown {
-        let real = golden.get(&offset).copied().unwrap_or_default();
-        assert_eq!(hexdump(&bytes), hexdump(&real), "docs/format.md at offset {offset:#x}");
+    let document = std::fs::read_to_string(document).unwrap();
+    let (one, tree) = document.split_once("tests/golden/v1-tree.hexdump").unwrap();
+    for (name, text, least) in [(IMAGE, one, 20), (TREE, tree, 10)] {
+        let shown = lines(text);
+        let golden = lines(&std::fs::read_to_string(path(name)).unwrap());
+        assert!(shown.len() >= least, "{} lines of {name} are shown", shown.len());
+        for (offset, bytes) in shown {
+            let real = golden.get(&offset).copied().unwrap_or_default();
+            assert_eq!(hexdump(&bytes), hexdump(&real), "docs/format.md, {name} at offset {offset:#x}");
+        }
     }
 }

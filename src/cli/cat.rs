@@ -1,5 +1,6 @@
 //! `llamafs cat`: the bytes of a log, from an unmounted device.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -11,19 +12,19 @@ use super::failure::{FAILED, Failure, Outcome, print, say};
 pub struct Args {
     /// Block device or file
     device: PathBuf,
-    /// Name of the log, such as /log
-    log: String,
+    /// Path of the log, such as /log or /web/access
+    log: PathBuf,
 }
 
 /// Runs the command.
 pub fn run(args: &Args) -> Outcome {
     let image = device::image(&args.device)?;
-    let name = args.log.strip_prefix('/').unwrap_or(&args.log).as_bytes();
-    if !image.logs().iter().any(|log| log.name == name) {
+    let name = args.log.as_os_str().as_bytes();
+    if image.log(name).is_none() {
         return Err(Failure::new(format!(
             "{} has no log {}: `llamafs status {0}` lists its logs",
             args.device.display(),
-            args.log
+            args.log.display()
         )));
     }
     let mut read = Ok(Vec::new());

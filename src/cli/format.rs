@@ -30,9 +30,15 @@ pub struct Args {
     /// Permission bits of /log
     #[arg(long, value_name = "OCTAL", default_value = "0644", value_parser = mode)]
     mode: u32,
-    /// Owner of /log [default: who formats]
+    /// Owner of the root directory and of /log [default: who formats]
     #[arg(long, value_name = "USER[:GROUP]", value_parser = owner)]
     owner: Option<Owner>,
+    /// Room for so many logs and directories [default: one for each 32K of the device, up to 1048576]
+    #[arg(long, value_name = "N")]
+    max_logs: Option<u64>,
+    /// Write once: nothing can ever be renamed or removed
+    #[arg(long)]
+    worm: bool,
     /// Overwrite whatever is there, another file system or an older store
     #[arg(long)]
     force: bool,
@@ -80,6 +86,8 @@ pub fn make(args: &Args) -> Result<FormatReport, Failure> {
         zero: !args.sparse,
         uuid: None,
         max_record: None,
+        worm: args.worm,
+        max_logs: args.max_logs,
         now_ns: None,
     };
     let made = prepare(&args.device, args.size, args.force)?;
@@ -99,6 +107,8 @@ pub fn create(path: &Path, bytes: u64) -> Result<(), Failure> {
         segment_size: None,
         mode: 0o644,
         owner: None,
+        max_logs: None,
+        worm: false,
         force: false,
         sparse: false,
         device: path.to_path_buf(),

@@ -15,6 +15,9 @@ use super::{device, mounts, size, table};
 const TEXT: &str = ".llamafs/status";
 const JSON: &str = ".llamafs/status.json";
 
+/// Logs that are shown one by one; `--json` shows all of a store that is not mounted.
+const LOGS_SHOWN: usize = 100;
+
 /// Shows the state of a store, mounted or not.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -128,7 +131,16 @@ fn offline(path: &Path, json: bool) -> Outcome {
         ("end_lsn", format!("{:#x}", stats.end_lsn)),
         ("stable_lsn", format!("{:#x}", stats.stable_lsn)),
     ];
-    rows.extend(logs.iter().map(|log| ("log", format!("/{} {}", String::from_utf8_lossy(&log.name), bytes(log.size)))));
+    rows.push(("logs", format!("{} in {} directories", stats.logs_total, stats.directories)));
+    rows.push(("catalog", format!("{} of {}", bytes(stats.catalog_bytes), bytes(stats.catalog_limit))));
+    if stats.worm {
+        rows.push(("worm", "yes: nothing can be renamed or removed".to_owned()));
+    }
+    rows.extend(
+        logs.iter()
+            .take(LOGS_SHOWN)
+            .map(|log| ("log", format!("/{} {}", String::from_utf8_lossy(&log.name), bytes(log.size)))),
+    );
     rows.extend(stats.recovery.notes.iter().map(|note| ("note", note.clone())));
     rows.extend(stats.recovery.damage.iter().map(|damage| ("damage", damage.to_string())));
     print(|out| table::write(out, &rows))?;

@@ -137,14 +137,17 @@ pub struct Checkpoint {
     pub recovery_lsn: Lsn,
     /// The store was stable up to here.
     pub stable_lsn: Lsn,
-    /// The catalog; ids and names are unique.
-    pub logs: Vec<CatalogEntry>,
+    /// The catalog: logs, directories and the root; ids are unique, and so are the names in a directory.
+    pub nodes: Vec<CatalogEntry>,
     /// The segment table; places are unique.
     pub segments: Vec<SegmentEntry>,
     /// Sparse indexes.
     pub index: Vec<LogIndex>,
     /// The mounts whose frames the log holds, oldest first; epochs and LSNs only grow.
     pub mounts: Vec<MountEntry>,
+    /// The next node gets this id: no id is used twice, also when its node is gone. 0: one more than the highest
+    /// (checkpoints that know only entries of version 1 end in front of it).
+    pub next_id: u32,
 }
 
 /// Why bytes are no checkpoint of this store.
@@ -183,13 +186,36 @@ pub enum CheckpointError {
     Catalog(#[from] CatalogError),
 }
 
+/// Bytes of a checkpoint, header included, with a catalog of `entries` bytes, `segments` segments and `more` bytes of
+/// indexes and mounts.
+pub const fn checkpoint_len(entries: u64, segments: u64, more: u64) -> u64 {
+    /// Of catalog, segments, indexes and mounts, and the next id.
+    const COUNTS: u64 = 5 * size_of::<u32>() as u64;
+    CHECKPOINT_HEADER as u64 + COUNTS + entries + segments * size_of::<RawSegment>() as u64 + more
+}
+
+/// Bytes that the indexes of `logs` logs with `points` points take.
+pub const fn index_len(logs: usize, points: usize) -> u64 {
+    (logs * size_of::<RawIndex>() + points * size_of::<RawPoint>()) as u64
+}
+
+/// Bytes that `mounts` mounts take.
+pub const fn mounts_len(mounts: usize) -> u64 {
+    (mounts * size_of::<RawMount>()) as u64
+}
+
+/// Bytes that an entry of `encoded` bytes takes in a checkpoint.
+pub const fn entry_in_checkpoint(encoded: usize) -> u64 {
+    (size_of::<u32>() + encoded) as u64
+}
+
 impl Checkpoint {
     /// Header and payload. The caller pads to the block and checks that it fits the area.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![0; CHECKPOINT_HEADER];
-        put_count(&mut bytes, self.logs.len());
-        for log in &self.logs {
-            let entry = log.encode();
+        put_count(&mut bytes, self.nodes.len());
+        for node in &self.nodes {
+            let entry = node.encode();
             put_count(&mut bytes, entry.len());
             bytes.extend_from_slice(&entry);
         }
@@ -225,6 +251,7 @@ impl Checkpoint {
             };
             bytes.extend_from_slice(raw.as_bytes());
         }
+        bytes.extend_from_slice(&self.next_id.to_le_bytes());
         let mut header = RawHeader {
             magic: MAGIC,
             crc: 0.into(),
@@ -276,10 +303,11 @@ impl Checkpoint {
             epoch: header.epoch.get(),
             recovery_lsn: header.recovery_lsn.get(),
             stable_lsn: header.stable_lsn.get(),
-            logs: reader.logs()?,
+            nodes: reader.nodes()?,
             segments: reader.segments()?,
             index: reader.index()?,
             mounts: reader.mounts()?,
+            next_id: reader.next_id()?,
         };
         if reader.0.is_empty() { Ok(checkpoint) } else { Err(CheckpointError::Overrun("its end")) }
     }
@@ -322,22 +350,31 @@ impl<'a> Reader<'a> {
     }
 
     /// The lists of unlike lengths grow as they are read: their count alone allocates nothing.
-    fn logs(&mut self) -> Result<Vec<CatalogEntry>, CheckpointError> {
-        let n = self.count("number of logs")?;
-        let (mut logs, mut ids) = (Vec::new(), HashSet::new());
+    fn nodes(&mut self) -> Result<Vec<CatalogEntry>, CheckpointError> {
+        let n = self.count("number of catalog entries")?;
+        let (mut nodes, mut ids) = (Vec::new(), HashSet::new());
         for _ in 0..n {
             let len = self.count("length of a catalog entry")?;
             let entry = CatalogEntry::decode(self.take(len, "a catalog entry")?)?;
-            if !ids.insert(entry.log_id) {
-                return Err(CheckpointError::Senseless("two logs have one id"));
+            if !ids.insert(entry.id) {
+                return Err(CheckpointError::Senseless("two logs or directories have one id"));
             }
-            logs.push(entry);
+            nodes.push(entry);
         }
-        let names: HashSet<&[u8]> = logs.iter().map(|log| log.name.as_slice()).collect();
-        if names.len() != logs.len() {
-            return Err(CheckpointError::Senseless("two logs have one name"));
+        let names: HashSet<(u32, &[u8])> = nodes.iter().map(|node| (node.parent, node.name.as_slice())).collect();
+        if names.len() != nodes.len() {
+            return Err(CheckpointError::Senseless("two logs or directories have one name"));
         }
-        Ok(logs)
+        Ok(nodes)
+    }
+
+    fn next_id(&mut self) -> Result<u32, CheckpointError> {
+        if self.0.is_empty() {
+            return Ok(0);
+        }
+        let bytes = self.take(size_of::<u32>(), "the next id")?;
+        let next_id = U32::read_from_bytes(bytes).map_err(|_| CheckpointError::Overrun("the next id"))?.get();
+        if next_id == 0 { Err(CheckpointError::Senseless("the next id is 0")) } else { Ok(next_id) }
     }
 
     fn segments(&mut self) -> Result<Vec<SegmentEntry>, CheckpointError> {

@@ -12,7 +12,7 @@ pub mod superblock;
 #[cfg(test)]
 mod tests;
 
-pub use catalog::{CatalogEntry, CatalogError};
+pub use catalog::{CatalogChange, CatalogEntry, CatalogError, CatalogRecord, NodeKind, ROOT_ID};
 pub use checkpoint::{Checkpoint, CheckpointError, LogIndex, MountEntry, SegmentEntry, SegmentState};
 pub use frame::{EpochRecord, Frame, FrameError, FrameHead, FrameKind, FrameSeed, Kind, Peek};
 pub use segment::{SegmentError, SegmentHeader};

@@ -44,7 +44,7 @@ impl LlamaFs {
             return reply.send(Err(Errno::ESHUTDOWN));
         }
         if write.kill_set_id {
-            self.kill_set_id(log);
+            self.kill_set_id(&log);
         }
         // O_APPEND is looked at in each write, as fcntl may have taken it off since the open. Without it only the
         // end itself is an append.
@@ -69,7 +69,7 @@ impl LlamaFs {
     }
 
     /// The log of an inode that is written to.
-    fn log_of(&self, ino: u64) -> Result<&Arc<Log>, Errno> {
+    fn log_of(&self, ino: u64) -> Result<Arc<Log>, Errno> {
         match Node::of(ino) {
             Some(Node::Log(id)) => self.inner.logs.get(id).ok_or(Errno::ENOENT),
             _ => Err(Errno::EBADF),
@@ -92,7 +92,10 @@ impl LlamaFs {
                 Some(info) => info.end_lsn,
                 None => return reply.send(Err(Errno::ENOENT)),
             },
-            Some(Node::Root) => self.inner.store.stats().end_lsn,
+            // The root's is everybody's: all that was accepted.
+            Some(Node::Root) => self.inner.store.end_lsn(),
+            // What was made, renamed and removed in it; one that was removed while it was open has nothing to keep.
+            Some(Node::Directory(id)) => self.inner.store.node(id).map_or(0, |info| info.end_lsn),
             Some(Node::Control | Node::File(_)) => return reply.send(Ok(())),
             None => return reply.send(Err(Errno::ENOENT)),
         };

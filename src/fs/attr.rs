@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::inode::{ControlFile, Node};
 use super::types::{Attr, Errno, Kind, Reply, SetAttr, SetTime, StatFs};
 use super::{Inner, LlamaFs, now_ns};
-use crate::store::types::{AttrChange, LogInfo};
+use crate::store::types::{AttrChange, Change, Changed, LogInfo, NodeInfo, NodeKind, ROOT_ID, StoreError};
 
 /// How long the kernel may keep what never changes while mounted.
 const FIXED: Duration = Duration::from_secs(60);
@@ -18,8 +18,10 @@ const MODE_BITS: u32 = 0o7777;
 /// Attributes of a node.
 pub fn attr(inner: &Inner, node: Node) -> Result<Attr, Errno> {
     match node {
-        Node::Log(id) => Ok(log_attr(inner, &inner.store.log(id).ok_or(Errno::ENOENT)?)),
-        Node::Root => Ok(fixed(inner, node, Kind::Directory, 0o755, 3, 0)),
+        // Removed, and nobody has it open.
+        Node::Log(id) => Ok(log_attr(inner, &inner.store.log(id).ok_or(Errno::ESTALE)?)),
+        Node::Root => Ok(directory_attr(&inner.store.node(ROOT_ID).ok_or(Errno::EIO)?)),
+        Node::Directory(id) => Ok(directory_attr(&inner.store.node(id).ok_or(Errno::ESTALE)?)),
         Node::Control => Ok(fixed(inner, node, Kind::Directory, 0o555, 2, 0)),
         Node::File(ControlFile::Device) => {
             let mut attr = fixed(inner, node, Kind::File, device_mode(inner), 1, inner.store.device_bytes());
@@ -30,10 +32,30 @@ pub fn attr(inner: &Inner, node: Node) -> Result<Attr, Errno> {
     }
 }
 
-/// Anyone may read the device as long as anyone may read every log on it; otherwise it would show what a log's own
-/// mode hides, and is its owner's alone.
+/// Anyone may read the device as long as anyone may read every log on it, those included that were removed; otherwise it
+/// would show what a log's own mode hides, and is its owner's alone.
 fn device_mode(inner: &Inner) -> u32 {
-    if inner.store.logs().iter().all(|log| log.mode & libc::S_IROTH != 0) { 0o444 } else { 0o400 }
+    if inner.store.is_public() { 0o444 } else { 0o400 }
+}
+
+/// Only the kernel's own calls change a directory, and it knows which.
+fn directory_attr(info: &NodeInfo) -> Attr {
+    let node = Node::in_store(info.id, info.kind);
+    Attr {
+        ino: node.ino(),
+        kind: Kind::Directory,
+        mode: info.mode & MODE_BITS,
+        uid: info.uid,
+        gid: info.gid,
+        // The control directory is in the root.
+        nlink: info.nlink + u32::from(node == Node::Root),
+        size: 0,
+        blocks: 0,
+        mtime_ns: info.mtime_ns,
+        ctime_ns: info.ctime_ns,
+        btime_ns: info.btime_ns,
+        valid: FIXED,
+    }
 }
 
 fn fixed(inner: &Inner, node: Node, kind: Kind, mode: u32, nlink: u32, size: u64) -> Attr {
@@ -60,7 +82,7 @@ fn log_attr(inner: &Inner, info: &LogInfo) -> Attr {
         mode: info.mode & MODE_BITS,
         uid: info.uid,
         gid: info.gid,
-        nlink: 1,
+        nlink: info.nlink,
         // Not `info.size`: an append in flight must not show before its page is clean; see `tail`.
         size: inner.logs.get(info.id).map_or(info.size, |log| log.tail.visible()),
         blocks: info.device_bytes.div_ceil(512),
@@ -71,20 +93,27 @@ fn log_attr(inner: &Inner, info: &LogInfo) -> Attr {
     }
 }
 
-/// What a change of a log's attributes comes to, by the rules of the append-only flag.
-fn change(set: &SetAttr) -> Result<Option<AttrChange>, Errno> {
-    let explicit = [set.atime, set.mtime].contains(&Some(SetTime::At));
-    if set.size.is_some() || explicit {
-        return Err(Errno::EPERM);
+/// What a change of a log's attributes comes to, by the rules of the append-only flag; of a directory's, by the usual
+/// ones.
+fn change(set: &SetAttr, kind: NodeKind) -> Result<Option<AttrChange>, Errno> {
+    let explicit = [set.atime, set.mtime].iter().any(|time| matches!(time, Some(SetTime::At(_))));
+    match kind {
+        NodeKind::Log if set.size.is_some() || explicit => return Err(Errno::EPERM),
+        NodeKind::Directory if set.size.is_some() => return Err(Errno::EISDIR),
+        NodeKind::Log | NodeKind::Directory => {}
     }
     if set.mode.is_none() && set.uid.is_none() && set.gid.is_none() && set.mtime.is_none() {
         return Ok(None);
     }
+    let mtime = |time| match time {
+        SetTime::Now => now_ns(),
+        SetTime::At(ns) => ns,
+    };
     Ok(Some(AttrChange {
         mode: set.mode.map(|mode| mode & MODE_BITS),
         uid: set.uid,
         gid: set.gid,
-        mtime_ns: set.mtime.map(|_| now_ns()),
+        mtime_ns: set.mtime.map(mtime),
     }))
 }
 
@@ -96,29 +125,35 @@ impl LlamaFs {
 
     /// `chmod`, `chown`, `truncate`, `utimens`.
     pub fn setattr(&self, ino: u64, set: SetAttr, reply: impl Reply<Attr>) {
-        reply.send(self.setattr_now(ino, &set));
-    }
-
-    fn setattr_now(&self, ino: u64, set: &SetAttr) -> Result<Attr, Errno> {
-        let Node::Log(id) = Node::of(ino).ok_or(Errno::ENOENT)? else {
-            return Err(Errno::EPERM);
+        let node = Node::of(ino);
+        let (id, kind) = match node {
+            Some(Node::Log(id)) => (id, NodeKind::Log),
+            Some(Node::Directory(id)) => (id, NodeKind::Directory),
+            Some(Node::Root) => (ROOT_ID, NodeKind::Directory),
+            Some(Node::Control | Node::File(_)) => return reply.send(Err(Errno::EPERM)),
+            None => return reply.send(Err(Errno::ENOENT)),
         };
-        if let Some(change) = change(set)? {
-            let info = self.inner.store.set_attr(id, change)?;
-            if let Some(log) = self.inner.logs.get(id) {
+        let change = match change(&set, kind) {
+            Ok(Some(change)) => change,
+            Ok(None) => return reply.send(self.getattr(ino)),
+            Err(errno) => return reply.send(Err(errno)),
+        };
+        let then = move |inner: &Inner, result: Result<Changed, StoreError>| {
+            let info = result?.node;
+            if let Some(log) = inner.logs.get(info.id) {
                 log.set_mode(info.mode);
             }
-            return Ok(log_attr(&self.inner, &info));
-        }
-        self.getattr(ino)
+            attr(inner, Node::in_store(id, kind))
+        };
+        self.change(Change::Attributes { id, change }, then, reply);
     }
 
     /// `statfs`.
     pub fn statfs(&self) -> StatFs {
-        let stats = self.inner.store.stats();
+        let (capacity, available) = self.inner.store.usage();
+        let (nodes, nodes_free) = self.inner.store.node_counts();
         let block = u64::from(StatFs::BLOCK);
-        let free = if stats.full { 0 } else { stats.available };
-        StatFs { blocks: stats.capacity / block, free: free / block, files: self.inner.logs.iter().count() as u64 }
+        StatFs { blocks: capacity / block, free: available / block, files: nodes + nodes_free, files_free: nodes_free }
     }
 
     /// `access`, where the kernel asks: it checks the bits itself under `default_permissions`.
@@ -138,24 +173,25 @@ mod tests {
     fn a_size_is_never_set_not_even_the_same() {
         for size in [0, 1, u64::MAX] {
             let set = SetAttr { size: Some(size), ..SetAttr::default() };
-            assert_eq!(change(&set).err(), Some(Errno::EPERM));
+            assert_eq!(change(&set, NodeKind::Log).err(), Some(Errno::EPERM));
         }
     }
 
     #[test]
     fn only_the_present_may_be_set_as_time() {
         let now = SetAttr { atime: Some(SetTime::Now), mtime: Some(SetTime::Now), ..SetAttr::default() };
-        assert!(change(&now).unwrap().unwrap().mtime_ns.is_some());
-        let past = SetAttr { mtime: Some(SetTime::At), ..now };
-        assert_eq!(change(&past).err(), Some(Errno::EPERM));
-        let atime = SetAttr { atime: Some(SetTime::At), ..SetAttr::default() };
-        assert_eq!(change(&atime).err(), Some(Errno::EPERM));
+        assert!(change(&now, NodeKind::Log).unwrap().unwrap().mtime_ns.is_some());
+        let past = SetAttr { mtime: Some(SetTime::At(7)), ..now };
+        assert_eq!(change(&past, NodeKind::Log).err(), Some(Errno::EPERM));
+        let atime = SetAttr { atime: Some(SetTime::At(7)), ..SetAttr::default() };
+        assert_eq!(change(&atime, NodeKind::Log).err(), Some(Errno::EPERM));
+        assert_eq!(change(&past, NodeKind::Directory).unwrap().unwrap().mtime_ns, Some(7), "but a directory's any");
     }
 
     #[test]
     fn mode_and_owner_go_through() {
         let set = SetAttr { mode: Some(0o100_600), uid: Some(7), gid: Some(8), ..SetAttr::default() };
-        let change = change(&set).unwrap().unwrap();
+        let change = change(&set, NodeKind::Log).unwrap().unwrap();
         assert_eq!((change.mode, change.uid, change.gid), (Some(0o600), Some(7), Some(8)));
     }
 }

@@ -42,6 +42,9 @@ const FIRST: [&str; 30] = [
     "recovery",
 ];
 
+/// Logs that `status` shows one by one: the first of those that everybody can find. All of them show in `ls`.
+const LOGS_SHOWN: usize = 100;
+
 /// The text of a control file as it is now.
 pub fn text(inner: &Inner, file: ControlFile) -> String {
     match file {
@@ -66,7 +69,8 @@ fn status(inner: &Inner) -> Value {
         map.insert("mountpoint".into(), json!(inner.settings.mountpoint));
         map.insert("options".into(), json!(inner.settings.options));
         map.insert("uptime_ms".into(), json!(super::now_ns().saturating_sub(inner.mounted_ns) / 1_000_000));
-        map.insert("logs".into(), Value::Array(inner.store.logs().iter().map(log).collect()));
+        let logs = inner.store.public_logs(LOGS_SHOWN);
+        map.insert("logs".into(), Value::Array(logs.iter().map(log).collect()));
     }
     all
 }

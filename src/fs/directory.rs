@@ -1,66 +1,145 @@
-//! Names: lookup and reading directories. Nothing can be made, removed or renamed yet: `EPERM`.
+//! Names: lookup and reading directories.
 
 use std::time::Duration;
 
 use super::inode::{CONTROL_NAME, ControlFile, Node};
 use super::types::{Attr, Entry, Errno, Kind};
-use super::{LlamaFs, attr};
+use super::{LlamaFs, attr, changes};
+use crate::store::types::{NodeId, NodeKind};
 
 /// How long the kernel may keep a name: only its own calls change names.
 pub const NAME_VALID: Duration = Duration::from_secs(60);
+/// Longest name, as everywhere in Linux.
+const NAME_MAX: usize = 255;
+/// Places in a directory: behind `.`, behind `..`, behind the node with id n (this and n), behind `/.llamafs`.
+const BEHIND_SELF: u64 = 1;
+const BEHIND_PARENT: u64 = 2;
+const BEHIND_NODE: u64 = 0x100;
+const BEHIND_CONTROL: u64 = 1 << 40;
+/// Names taken from the store at a time: its tree is held still meanwhile.
+const BATCH: usize = 512;
 
 impl LlamaFs {
     /// The inode of a name.
     pub fn lookup(&self, parent: u64, name: &[u8]) -> Result<Attr, Errno> {
+        if name.len() > NAME_MAX {
+            return Err(Errno::ENAMETOOLONG);
+        }
         let node = match Node::of(parent).ok_or(Errno::ENOENT)? {
             Node::Root if name == CONTROL_NAME => Node::Control,
-            Node::Root => {
-                let id = self.inner.store.log_by_name(name).ok_or(Errno::ENOENT)?;
-                self.inner.logs.get(id).ok_or(Errno::ENOENT)?;
-                Node::Log(id)
-            }
             Node::Control => {
                 let file = ControlFile::ALL.into_iter().find(|file| file.name().as_bytes() == name);
                 Node::File(file.ok_or(Errno::ENOENT)?)
             }
-            Node::Log(_) | Node::File(_) => return Err(Errno::ENOTDIR),
+            node => {
+                let found = self.inner.store.lookup(node.directory().ok_or(Errno::ENOTDIR)?, name)?;
+                if found.kind == NodeKind::Log {
+                    // It may be so new that its maker is not answered yet.
+                    self.inner.logs.insert(&found);
+                }
+                Node::in_store(found.id, found.kind)
+            }
         };
         attr::attr(&self.inner, node)
     }
 
-    /// Entries of a directory behind the place `from`, until `add` says that it is full.
+    /// The kernel is about to be told of this inode, by an entry that it will forget one day: until then it may open it,
+    /// also when its name is gone. False: it is gone already.
+    pub fn remember(&self, ino: u64) -> bool {
+        match Node::of(ino) {
+            Some(Node::Log(id)) => self.inner.logs.get(id).is_some_and(|log| log.know()),
+            _ => true,
+        }
+    }
+
+    /// The kernel has forgotten an inode that it was told of so many times.
+    pub fn forget(&self, ino: u64, times: u64) {
+        if let Some(Node::Log(id)) = Node::of(ino)
+            && self.inner.logs.get(id).is_some_and(|log| log.unknow(times))
+        {
+            changes::forget(&self.inner, id);
+        }
+    }
+
+    /// `opendir`.
+    pub fn opendir(&self, ino: u64) -> Result<(), Errno> {
+        match Node::of(ino).ok_or(Errno::ENOENT)? {
+            Node::Root | Node::Control => Ok(()),
+            Node::Directory(id) => self.inner.store.node(id).map(drop).ok_or(Errno::ESTALE),
+            Node::Log(_) | Node::File(_) => Err(Errno::ENOTDIR),
+        }
+    }
+
+    /// Entries of a directory behind the place `from`, until `add` says that it is full. What comes and goes meanwhile
+    /// may be there or not; what stays is there exactly once, under its old name or its new one.
     pub fn readdir(&self, ino: u64, from: u64, mut add: impl FnMut(&Entry) -> bool) -> Result<(), Errno> {
         let node = Node::of(ino).ok_or(Errno::ENOENT)?;
-        let mut entries = vec![
-            Entry { ino, next: 1, kind: Kind::Directory, name: b".".to_vec() },
-            Entry { ino: Node::Root.ino(), next: 2, kind: Kind::Directory, name: b"..".to_vec() },
-        ];
-        // The place behind an entry is made of its inode number, so it stays good if others come and go.
-        let mut push = |node: Node, kind, name: &[u8]| {
-            entries.push(Entry { ino: node.ino(), next: node.ino(), kind, name: name.to_vec() });
-        };
-        match node {
-            Node::Root => {
-                let mut logs = self.inner.store.logs();
-                logs.retain(|info| self.inner.logs.get(info.id).is_some());
-                logs.sort_by_key(|info| info.id);
-                for info in logs {
-                    push(Node::Log(info.id), Kind::File, &info.name);
-                }
-                push(Node::Control, Kind::Directory, CONTROL_NAME);
-            }
-            Node::Control => {
-                for file in ControlFile::ALL {
-                    push(Node::File(file), Kind::File, file.name().as_bytes());
-                }
-            }
+        let parent = match node {
+            // Removed while it was open: nothing is in it.
+            Node::Directory(id) => match self.inner.store.node(id) {
+                Some(info) => Node::in_store(info.parent, NodeKind::Directory),
+                None => return Ok(()),
+            },
+            Node::Root | Node::Control => Node::Root,
             Node::Log(_) | Node::File(_) => return Err(Errno::ENOTDIR),
-        }
-        for entry in entries.iter().filter(|entry| entry.next > from) {
-            if add(entry) {
-                break;
+        };
+        for (next, ino, name) in [(BEHIND_SELF, ino, b".".to_vec()), (BEHIND_PARENT, parent.ino(), b"..".to_vec())] {
+            if next > from && add(&Entry { ino, next, kind: Kind::Directory, name }) {
+                return Ok(());
             }
+        }
+        match node.directory() {
+            Some(id) => self.list(node, id, from, add),
+            None => {
+                for file in ControlFile::ALL {
+                    let ino = Node::File(file).ino();
+                    if ino > from && add(&Entry { ino, next: ino, kind: Kind::File, name: file.name().into() }) {
+                        break;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn list(&self, node: Node, id: NodeId, from: u64, mut add: impl FnMut(&Entry) -> bool) -> Result<(), Errno> {
+        let mut after = NodeId::try_from(from.saturating_sub(BEHIND_NODE)).unwrap_or(NodeId::MAX);
+        loop {
+            // A directory that is removed meanwhile has come to its end.
+            let batch = self.inner.store.list(id, after, BATCH).unwrap_or_default();
+            let Some(last) = batch.last() else { break };
+            after = last.id;
+            for listed in batch {
+                if node == Node::Root && *listed.name == *CONTROL_NAME {
+                    continue;
+                }
+                let entry = Entry {
+                    ino: Node::in_store(listed.id, listed.kind).ino(),
+                    next: BEHIND_NODE + u64::from(listed.id),
+                    kind: if listed.kind == NodeKind::Directory { Kind::Directory } else { Kind::File },
+                    name: listed.name.to_vec(),
+                };
+                if add(&entry) {
+                    return Ok(());
+                }
+            }
+        }
+        if node == Node::Root && from < BEHIND_CONTROL {
+            let (ino, name) = (Node::Control.ino(), CONTROL_NAME.to_vec());
+            add(&Entry { ino, next: BEHIND_CONTROL, kind: Kind::Directory, name });
         }
         Ok(())
+    }
+
+    /// As [`LlamaFs::readdir`], with the attributes of each entry.
+    pub fn readdirplus(&self, ino: u64, from: u64, mut add: impl FnMut(&Entry, &Attr) -> bool) -> Result<(), Errno> {
+        self.readdir(ino, from, |entry| {
+            let node = Node::of(entry.ino);
+            match node.and_then(|node| attr::attr(&self.inner, node).ok()) {
+                Some(attr) => add(entry, &attr),
+                // Gone meanwhile.
+                None => false,
+            }
+        })
     }
 }

@@ -86,7 +86,7 @@ impl LlamaFs {
             b"size" => self.inner.logs.get(id).map_or(info.size, |log| log.tail.visible()),
             b"head" => info.head,
             b"end_lsn" => info.end_lsn,
-            b"stable_lsn" => self.inner.store.stats().stable_lsn,
+            b"stable_lsn" => self.inner.store.stable_lsn(),
             b"device_bytes" => info.device_bytes,
             _ => return Err(Errno::ENODATA),
         };

@@ -1,11 +1,14 @@
-//! Inode numbers: the root, a fixed high range for the control tree, and one for each log, made of its id.
+//! Inode numbers: the root, a fixed high range for the control tree, and one for each log and directory, made of its
+//! id: the same for ever, whatever its name.
 
-use crate::store::types::LogId;
+use crate::store::types::{LogId, NodeId, NodeKind, ROOT_ID};
 
 /// The root directory; the protocol fixes it.
 pub const ROOT: u64 = 1;
 /// A log's inode number is this and its id.
 const FIRST_LOG: u64 = 0x100;
+/// A directory's inode number is this and its id.
+const FIRST_DIRECTORY: u64 = 1 << 33;
 /// `/.llamafs`; its files follow.
 const CONTROL: u64 = 1 << 40;
 /// Name of the control directory.
@@ -46,6 +49,8 @@ pub enum Node {
     Root,
     /// A log.
     Log(LogId),
+    /// A directory below the root.
+    Directory(NodeId),
     /// `/.llamafs`.
     Control,
     /// A file in it.
@@ -64,7 +69,26 @@ impl Node {
                 Some(n) => ControlFile::ALL.get(usize::try_from(n).ok()?).copied().map(Self::File),
             };
         }
-        LogId::try_from(ino.checked_sub(FIRST_LOG)?).ok().filter(|id| *id != 0).map(Self::Log)
+        let id = |base: u64| NodeId::try_from(ino.checked_sub(base)?).ok().filter(|id| ![0, ROOT_ID].contains(id));
+        id(FIRST_DIRECTORY).map(Self::Directory).or_else(|| id(FIRST_LOG).map(Self::Log))
+    }
+
+    /// The node of a log or directory of the store.
+    pub fn in_store(id: NodeId, kind: NodeKind) -> Self {
+        match kind {
+            NodeKind::Directory if id == ROOT_ID => Self::Root,
+            NodeKind::Directory => Self::Directory(id),
+            NodeKind::Log => Self::Log(id),
+        }
+    }
+
+    /// The store's id of a directory.
+    pub fn directory(self) -> Option<NodeId> {
+        match self {
+            Self::Root => Some(ROOT_ID),
+            Self::Directory(id) => Some(id),
+            Self::Log(_) | Self::Control | Self::File(_) => None,
+        }
     }
 
     /// Its inode number.
@@ -72,6 +96,7 @@ impl Node {
         match self {
             Self::Root => ROOT,
             Self::Log(id) => FIRST_LOG + u64::from(id),
+            Self::Directory(id) => FIRST_DIRECTORY + u64::from(id),
             Self::Control => CONTROL,
             Self::File(file) => CONTROL + 1 + file as u64,
         }
@@ -84,7 +109,8 @@ mod tests {
 
     #[test]
     fn every_node_has_its_number_and_back() {
-        let mut nodes = vec![Node::Root, Node::Control, Node::Log(1), Node::Log(LogId::MAX)];
+        let mut nodes = vec![Node::Root, Node::Control, Node::Log(1), Node::Log(ROOT_ID - 1)];
+        nodes.extend([Node::Directory(1), Node::Directory(ROOT_ID - 1)]);
         nodes.extend(ControlFile::ALL.map(Node::File));
         for node in nodes {
             assert_eq!(Node::of(node.ino()), Some(node));
@@ -93,7 +119,8 @@ mod tests {
 
     #[test]
     fn other_numbers_are_nobody() {
-        for ino in [0, 2, FIRST_LOG, FIRST_LOG + (1 << 32), CONTROL + 5, u64::MAX] {
+        let root = u64::from(ROOT_ID);
+        for ino in [0, 2, FIRST_LOG, FIRST_LOG + root, FIRST_DIRECTORY, FIRST_DIRECTORY + root, CONTROL + 5, u64::MAX] {
             assert_eq!(Node::of(ino), None, "{ino:#x}");
         }
     }

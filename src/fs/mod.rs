@@ -4,6 +4,7 @@
 
 mod append;
 mod attr;
+mod changes;
 mod control;
 mod directory;
 mod flags;
@@ -42,7 +43,7 @@ pub const BACKLOG_BYTES: usize = 32 << 20;
 /// What a mount decides about its file system.
 #[derive(Debug, Clone, Default)]
 pub struct FsSettings {
-    /// Owner of the root and of the control tree: the user who mounted.
+    /// Owner of the control tree: the user who mounted.
     pub uid: u32,
     /// Their group.
     pub gid: u32,

@@ -12,7 +12,7 @@
 
 use super::inode::{ControlFile, Node};
 use super::types::{Errno, Opened, Reply};
-use super::{LlamaFs, control};
+use super::{LlamaFs, changes, control};
 
 /// Handle of a descriptor that reads through the page cache.
 pub const FH_CACHED: u64 = 1;
@@ -27,7 +27,7 @@ fn writes(flags: i32) -> bool {
 }
 
 /// What `open` answers for a log: the rule of the append-only flag.
-fn open_log(flags: i32, cached_reads: bool) -> Result<Opened, Errno> {
+pub fn open_log(flags: i32, cached_reads: bool) -> Result<Opened, Errno> {
     if flags & libc::O_TRUNC != 0 {
         return Err(Errno::EPERM);
     }
@@ -46,12 +46,14 @@ impl LlamaFs {
         reply.send(self.open_now(ino, flags, uid));
     }
 
-    fn open_now(&self, ino: u64, flags: i32, uid: u32) -> Result<Opened, Errno> {
+    pub(super) fn open_now(&self, ino: u64, flags: i32, uid: u32) -> Result<Opened, Errno> {
         match Node::of(ino).ok_or(Errno::ENOENT)? {
-            Node::Root | Node::Control => Err(Errno::EISDIR),
+            Node::Root | Node::Directory(_) | Node::Control => Err(Errno::EISDIR),
             Node::Log(id) => {
-                self.inner.logs.get(id).ok_or(Errno::ENOENT)?;
-                open_log(flags, self.inner.settings.cached_reads)
+                // Removed since its name was looked up: the kernel looks again, and may make a new one.
+                let log = self.inner.logs.get(id).ok_or(Errno::ESTALE)?;
+                let opened = open_log(flags, self.inner.settings.cached_reads)?;
+                if log.open() { Ok(opened) } else { Err(Errno::ESTALE) }
             }
             Node::File(_) if writes(flags) || flags & libc::O_TRUNC != 0 => Err(Errno::EACCES),
             Node::File(ControlFile::Device) => Ok(Opened { fh: FH_DIRECT, direct_io: true, keep_cache: false }),
@@ -65,17 +67,14 @@ impl LlamaFs {
     }
 
     /// The last descriptor of an `open` is closed.
-    pub fn release(&self, fh: u64) {
+    pub fn release(&self, ino: u64, fh: u64) {
         if fh >= FH_FIRST_SNAPSHOT {
             self.inner.snapshots.lock().forget(fh);
         }
-    }
-
-    /// `opendir`.
-    pub fn opendir(&self, ino: u64) -> Result<(), Errno> {
-        match Node::of(ino).ok_or(Errno::ENOENT)? {
-            Node::Root | Node::Control => Ok(()),
-            Node::Log(_) | Node::File(_) => Err(Errno::ENOTDIR),
+        if let Some(Node::Log(id)) = Node::of(ino)
+            && self.inner.logs.get(id).is_some_and(|log| log.close())
+        {
+            changes::forget(&self.inner, id);
         }
     }
 }

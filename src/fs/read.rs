@@ -33,7 +33,7 @@ impl LlamaFs {
                 let part = self.inner.snapshots.lock().part(read.fh, read.offset, read.len);
                 answer.send(part.ok_or(Errno::EBADF));
             }
-            Some(Node::Root | Node::Control) => answer.send(Err(Errno::EISDIR)),
+            Some(Node::Root | Node::Directory(_) | Node::Control) => answer.send(Err(Errno::EISDIR)),
             None => answer.send(Err(Errno::EBADF)),
         }
     }

@@ -15,6 +15,12 @@ impl Errno {
     pub const ENOENT: Self = Self(libc::ENOENT);
     /// Device error or damage.
     pub const EIO: Self = Self(libc::EIO);
+    /// The inode is no more: the kernel looks its name up again.
+    pub const ESTALE: Self = Self(libc::ESTALE);
+    /// The name is taken.
+    pub const EEXIST: Self = Self(libc::EEXIST);
+    /// The name is too long.
+    pub const ENAMETOOLONG: Self = Self(libc::ENAMETOOLONG);
     /// Beyond the end.
     pub const ENXIO: Self = Self(libc::ENXIO);
     /// The descriptor is not one of ours.
@@ -114,8 +120,8 @@ pub struct Attr {
 pub enum SetTime {
     /// The present.
     Now,
-    /// An explicit time.
-    At,
+    /// An explicit time, ns since 1970.
+    At(u64),
 }
 
 /// What chmod, chown, truncate and utimens ask for.
@@ -174,12 +180,27 @@ pub struct Read {
     pub len: usize,
 }
 
+/// Who makes something, and what.
+#[derive(Debug, Clone, Copy)]
+pub struct New<'a> {
+    /// Inode of the directory.
+    pub parent: u64,
+    /// Its name.
+    pub name: &'a [u8],
+    /// Permission bits; the kernel has taken off what the caller's umask forbids.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
 /// An entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Inode number; also the place to go on reading the directory behind it.
+    /// Inode number.
     pub ino: u64,
-    /// Where the next read of the directory goes on.
+    /// Where the next read of the directory goes on: stays good whatever comes and goes.
     pub next: u64,
     /// Kind.
     pub kind: Kind,
@@ -194,8 +215,10 @@ pub struct StatFs {
     pub blocks: u64,
     /// Free.
     pub free: u64,
-    /// Files.
+    /// Logs and directories.
     pub files: u64,
+    /// How many more there may be.
+    pub files_free: u64,
 }
 
 impl StatFs {

@@ -9,12 +9,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo,
     InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
-    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
+    ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::{PAGE, REQUEST_BYTES};
-use crate::fs::types::{Attr, Errno, Ioctl, Kind, Opened, Read, SetAttr, SetTime, StatFs, Write};
+use crate::fs::types::{Attr, Errno, Ioctl, Kind, New, Opened, Read, SetAttr, SetTime, StatFs, Write};
 use crate::fs::{LlamaFs, NAME_VALID};
 
 /// Requests that the kernel may have in flight in the background: readahead.
@@ -70,8 +70,33 @@ fn file_attr(attr: &Attr) -> FileAttr {
 fn set_time(time: Option<TimeOrNow>) -> Option<SetTime> {
     time.map(|time| match time {
         TimeOrNow::Now => SetTime::Now,
-        TimeOrNow::SpecificTime(_) => SetTime::At,
+        TimeOrNow::SpecificTime(time) => {
+            let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+            SetTime::At(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+        }
     })
+}
+
+/// Closing has nothing to report: what `write` answered is taken, and `fsync` is its own request.
+fn open_flags(opened: &Opened) -> FopenFlags {
+    let mut how = FopenFlags::FOPEN_NOFLUSH;
+    how.set(FopenFlags::FOPEN_DIRECT_IO, opened.direct_io);
+    how.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
+    how
+}
+
+/// The kernel has applied the umask.
+fn new<'a>(req: &Request, parent: INodeNo, name: &'a OsStr, mode: u32) -> New<'a> {
+    New { parent: parent.0, name: name.as_bytes(), mode, uid: req.uid(), gid: req.gid() }
+}
+
+/// Each entry that the kernel gets is one that it will forget.
+fn entry_reply(fs: &LlamaFs, result: Result<Attr, Errno>, reply: ReplyEntry) {
+    match result {
+        Ok(attr) if !fs.remember(attr.ino) => reply.error(errno(Errno::ENOENT)),
+        Ok(attr) => reply.entry_with_ttls(&attr.valid, &NAME_VALID, &file_attr(&attr), Generation(0)),
+        Err(error) => reply.error(errno(error)),
+    }
 }
 
 fn attr_reply(result: Result<Attr, Errno>, reply: ReplyAttr) {
@@ -107,7 +132,9 @@ impl fuser::Filesystem for Adapter {
         // Pages of readers are dropped when we say so, not whenever the size has changed: a log only grows, and the
         // one page that goes stale is looked after (fs/tail.rs). Capabilities that change what we would have to
         // serve are not asked for.
-        for wanted in [InitFlags::FUSE_PARALLEL_DIROPS] {
+        for wanted in
+            [InitFlags::FUSE_PARALLEL_DIROPS, InitFlags::FUSE_DO_READDIRPLUS, InitFlags::FUSE_READDIRPLUS_AUTO]
+        {
             if let Err(missing) = config.add_capabilities(wanted) {
                 log::debug!("this kernel lacks {missing:?}");
             }
@@ -116,10 +143,11 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.fs.lookup(parent.0, name.as_bytes()) {
-            Ok(attr) => reply.entry_with_ttls(&attr.valid, &NAME_VALID, &file_attr(&attr), Generation(0)),
-            Err(error) => reply.error(errno(error)),
-        }
+        entry_reply(&self.fs, self.fs.lookup(parent.0, name.as_bytes()), reply);
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, lookups: u64) {
+        self.fs.forget(ino.0, lookups);
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
@@ -148,48 +176,83 @@ impl fuser::Filesystem for Adapter {
         self.fs.setattr(ino.0, set, move |result| attr_reply(result, reply));
     }
 
-    fn mknod(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, _: u32, reply: ReplyEntry) {
-        reply.error(fuser::Errno::EPERM);
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        _rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let fs = self.fs.clone();
+        self.fs.mknod(&new(req, parent, name, mode), move |result| entry_reply(&fs, result, reply));
     }
 
-    fn mkdir(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, reply: ReplyEntry) {
-        reply.error(fuser::Errno::EPERM);
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
+        let fs = self.fs.clone();
+        self.fs.mkdir(&new(req, parent, name, mode), move |result| entry_reply(&fs, result, reply));
     }
 
-    fn unlink(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
-        reply.error(fuser::Errno::EPERM);
+    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.fs.unlink(parent.0, name.as_bytes(), move |result| empty_reply(result, reply));
     }
 
-    fn rmdir(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
-        reply.error(fuser::Errno::EPERM);
+    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.fs.rmdir(parent.0, name.as_bytes(), move |result| empty_reply(result, reply));
     }
 
     fn symlink(&self, _: &Request, _: INodeNo, _: &OsStr, _: &Path, reply: ReplyEntry) {
         reply.error(fuser::Errno::EPERM);
     }
 
-    fn rename(&self, _: &Request, _: INodeNo, _: &OsStr, _: INodeNo, _: &OsStr, _: RenameFlags, reply: ReplyEmpty) {
-        reply.error(fuser::Errno::EPERM);
+    fn rename(
+        &self,
+        _req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let (from, to) = ((parent.0, name.as_bytes()), (new_parent.0, new_name.as_bytes()));
+        self.fs.rename(from, to, flags.bits(), move |result| empty_reply(result, reply));
     }
 
     fn link(&self, _: &Request, _: INodeNo, _: INodeNo, _: &OsStr, reply: ReplyEntry) {
         reply.error(fuser::Errno::EPERM);
     }
 
-    fn create(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, _: i32, reply: ReplyCreate) {
-        reply.error(fuser::Errno::EPERM);
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let fs = self.fs.clone();
+        let done = move |result: Result<(Attr, Opened), Errno>| match result {
+            Err(error) => reply.error(errno(error)),
+            Ok((attr, opened)) => {
+                // It is open, so it is there.
+                fs.remember(attr.ino);
+                // The time for which the attributes hold is taken for the name's too.
+                let handle = FileHandle(opened.fh);
+                reply.created(&attr.valid, &file_attr(&attr), Generation(0), handle, open_flags(&opened));
+            }
+        };
+        self.fs.create(&new(req, parent, name, mode), flags, done);
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         self.fs.open(ino.0, flags.0, req.uid(), move |result: Result<Opened, Errno>| match result {
             Err(error) => reply.error(errno(error)),
-            Ok(opened) => {
-                // Closing has nothing to report: what `write` answered is taken, and `fsync` is its own request.
-                let mut how = FopenFlags::FOPEN_NOFLUSH;
-                how.set(FopenFlags::FOPEN_DIRECT_IO, opened.direct_io);
-                how.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
-                reply.opened(FileHandle(opened.fh), how);
-            }
+            Ok(opened) => reply.opened(FileHandle(opened.fh), open_flags(&opened)),
         });
     }
 
@@ -238,14 +301,14 @@ impl fuser::Filesystem for Adapter {
     fn release(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.fs.release(fh.0);
+        self.fs.release(ino.0, fh.0);
         reply.ok();
     }
 
@@ -270,6 +333,26 @@ impl fuser::Filesystem for Adapter {
         }
     }
 
+    fn readdirplus(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        let result = self.fs.readdirplus(ino.0, offset, |entry, attr| {
+            let name = OsStr::from_bytes(&entry.name);
+            // The kernel takes no entry of `.` and `..`. What is gone meanwhile is left out.
+            let counted = entry.name != b"." && entry.name != b"..";
+            if counted && !self.fs.remember(entry.ino) {
+                return false;
+            }
+            let full = reply.add(INodeNo(entry.ino), entry.next, name, &attr.valid, &file_attr(attr), Generation(0));
+            if full && counted {
+                self.fs.forget(entry.ino, 1);
+            }
+            full
+        });
+        match result {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(errno(error)),
+        }
+    }
+
     fn releasedir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
         reply.ok();
     }
@@ -280,7 +363,7 @@ impl fuser::Filesystem for Adapter {
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
         let fs = self.fs.statfs();
-        reply.statfs(fs.blocks, fs.free, fs.free, fs.files, 0, StatFs::BLOCK, 255, StatFs::BLOCK);
+        reply.statfs(fs.blocks, fs.free, fs.free, fs.files, fs.files_free, StatFs::BLOCK, 255, StatFs::BLOCK);
     }
 
     fn setxattr(

@@ -7,24 +7,52 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
 use super::LogStructuredStore;
-use super::catalog::{Log, LogState};
-use super::types::{AppendAt, AppendDone, Appended, AttrChange, LogId, LogInfo, StableDone, StoreError};
-use crate::format::{CatalogEntry, FrameHead, Kind, catalog::FLAG_MTIME_SET, frame, frame_len};
+use super::types::{AppendAt, AppendDone, Appended, Change, ChangeDone, Changed, LogId, StableDone, StoreError};
+use crate::format::{FrameHead, Kind, catalog::FLAG_MTIME_SET, frame, frame_len};
 use crate::ring::ReserveError;
 
-/// An append that found the ring full.
-pub struct Deferred {
-    log: LogId,
-    data: Vec<u8>,
-    at: AppendAt,
-    done: AppendDone,
+/// What found the ring full.
+pub enum Deferred {
+    /// An append.
+    Append {
+        /// To this log.
+        log: LogId,
+        /// The record.
+        data: Vec<u8>,
+        /// Where.
+        at: AppendAt,
+        /// Whom to tell.
+        done: AppendDone,
+    },
+    /// A change of the catalog.
+    Change {
+        /// What.
+        change: Change,
+        /// Whom to tell.
+        done: ChangeDone,
+    },
 }
 
-/// Appends that wait for room, in order.
+/// An answer that is sent when no lock is held.
+enum Answer {
+    Append(AppendDone, Result<Appended, StoreError>),
+    Change(ChangeDone, Result<Changed, StoreError>),
+}
+
+impl Answer {
+    fn send(self) {
+        match self {
+            Self::Append(done, result) => done(result),
+            Self::Change(done, result) => done(result),
+        }
+    }
+}
+
+/// What waits for room, in order.
 #[derive(Default)]
 pub struct Queue {
     waiting: VecDeque<Deferred>,
-    /// Somebody appends them one after the other.
+    /// Somebody does it, one thing after the other.
     draining: bool,
     /// There was room again since that began.
     again: bool,
@@ -32,7 +60,7 @@ pub struct Queue {
 
 /// What to do when the ring is full.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum IfFull {
+pub(super) enum IfFull {
     Refuse,
     Sleep,
 }
@@ -67,17 +95,21 @@ impl LogStructuredStore {
         if let Err(error) = self.check_open() {
             return done(Err(error));
         }
+        self.defer(Deferred::Append { log, data, at, done });
+    }
+
+    pub(super) fn defer(&self, deferred: Deferred) {
         self.deferred_count.fetch_add(1, Ordering::SeqCst);
-        self.deferred.lock().waiting.push_back(Deferred { log, data, at, done });
+        self.deferred.lock().waiting.push_back(deferred);
         self.drain_deferred();
     }
 
-    /// Number of appends that wait for room.
+    /// Number of appends and changes that wait for room.
     pub fn deferred(&self) -> u64 {
         self.deferred_count.load(Ordering::Relaxed) as u64
     }
 
-    /// Append what waits, in order, as far as there is room. One thread at a time; one that makes room meanwhile, which
+    /// Do what waits, in order, as far as there is room. One thread at a time; one that makes room meanwhile, which
     /// may be this very thread further down in its stack, only says that it did, so no wake-up is lost.
     pub(super) fn drain_deferred(&self) {
         let mut answers = Vec::new();
@@ -90,20 +122,36 @@ impl LogStructuredStore {
         while std::mem::take(&mut queue.again) {
             while let Some(deferred) = queue.waiting.pop_front() {
                 drop(queue);
-                let result = self.append_record(deferred.log, &deferred.data, deferred.at, IfFull::Refuse);
+                let answer = self.try_deferred(deferred);
                 queue = self.deferred.lock();
-                if result == Err(StoreError::WouldBlock) {
-                    queue.waiting.push_front(deferred);
-                    break;
+                match answer {
+                    Err(deferred) => {
+                        queue.waiting.push_front(deferred);
+                        break;
+                    }
+                    Ok(answer) => {
+                        self.deferred_count.fetch_sub(1, Ordering::SeqCst);
+                        answers.push(answer);
+                    }
                 }
-                self.deferred_count.fetch_sub(1, Ordering::SeqCst);
-                answers.push((deferred.done, result));
             }
         }
         queue.draining = false;
         drop(queue);
-        for (done, result) in answers {
-            done(result);
+        answers.into_iter().for_each(Answer::send);
+    }
+
+    /// Do it, or give it back: there is no room.
+    fn try_deferred(&self, deferred: Deferred) -> Result<Answer, Deferred> {
+        match deferred {
+            Deferred::Append { log, data, at, done } => match self.append_record(log, &data, at, IfFull::Refuse) {
+                Err(StoreError::WouldBlock) => Err(Deferred::Append { log, data, at, done }),
+                result => Ok(Answer::Append(done, result)),
+            },
+            Deferred::Change { change, done } => match self.apply(&change) {
+                Err(StoreError::WouldBlock) => Err(Deferred::Change { change, done }),
+                result => Ok(Answer::Change(done, result)),
+            },
         }
     }
 
@@ -112,17 +160,20 @@ impl LogStructuredStore {
         let waiting: Vec<Deferred> = self.deferred.lock().waiting.drain(..).collect();
         self.deferred_count.fetch_sub(waiting.len(), Ordering::SeqCst);
         for deferred in waiting {
-            (deferred.done)(Err(error.clone()));
+            match deferred {
+                Deferred::Append { done, .. } => done(Err(error.clone())),
+                Deferred::Change { done, .. } => done(Err(error.clone())),
+            }
         }
     }
 
     /// Closing takes nothing new; what waits already is still let in.
     #[inline]
-    fn check_open(&self) -> Result<(), StoreError> {
+    pub(super) fn check_open(&self) -> Result<(), StoreError> {
         if self.closed.load(Ordering::Relaxed) { Err(StoreError::Closed) } else { Ok(()) }
     }
 
-    fn check_writable(&self) -> Result<(), StoreError> {
+    pub(super) fn check_writable(&self) -> Result<(), StoreError> {
         if self.options.read_only || self.flusher.has_failed() {
             return Err(StoreError::ReadOnly);
         }
@@ -134,8 +185,7 @@ impl LogStructuredStore {
         if data.len() > self.shape.max_record {
             return Err(StoreError::TooLarge { len: data.len(), max: self.shape.max_record });
         }
-        let log = self.catalog.get(log).ok_or(StoreError::NotFound)?;
-        let mut state = log.state.lock();
+        let mut state = self.catalog.lock(log).ok_or(StoreError::NotFound)?;
         let offset = state.entry.size;
         if let AppendAt::Exactly(wanted) = at
             && wanted != offset
@@ -146,7 +196,7 @@ impl LogStructuredStore {
             return Ok(Appended { offset, end_lsn: state.end_lsn });
         }
         let time_ns = self.clock.now().max(state.last_ns);
-        let head = FrameHead { kind: Kind::Data, log_id: log.id, offset, time_ns };
+        let head = FrameHead { kind: Kind::Data, log_id: log, offset, time_ns };
         let (lsn, total) = self.put_frame(&head, data, if_full)?;
         state.entry.size = offset + data.len() as u64;
         state.entry.device_bytes += total;
@@ -156,7 +206,7 @@ impl LogStructuredStore {
         state.end_lsn = lsn + total;
         state.appends += 1;
         state.append_bytes += data.len() as u64;
-        state.index.note(offset, lsn);
+        state.note(offset, lsn, &self.catalog.points);
         let end_lsn = state.end_lsn;
         drop(state);
         self.keeper.dirty();
@@ -165,7 +215,12 @@ impl LogStructuredStore {
 
     /// Claim, fill and release one frame; gives its LSN and length.
     #[inline]
-    fn put_frame(&self, head: &FrameHead, payload: &[u8], if_full: IfFull) -> Result<(u64, u64), StoreError> {
+    pub(super) fn put_frame(
+        &self,
+        head: &FrameHead,
+        payload: &[u8],
+        if_full: IfFull,
+    ) -> Result<(u64, u64), StoreError> {
         let total = frame_len(payload.len());
         let reserved = match if_full {
             IfFull::Refuse => self.ring.try_reserve(total),
@@ -240,36 +295,5 @@ impl LogStructuredStore {
                 Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return Err(StoreError::Closed),
             }
         }
-    }
-
-    /// Change attributes of a log; durable with the next fsync of it.
-    pub fn set_attr(&self, log: LogId, change: AttrChange) -> Result<LogInfo, StoreError> {
-        self.check_open()?;
-        self.check_writable()?;
-        let log = self.catalog.get(log).ok_or(StoreError::NotFound)?;
-        {
-            let mut state = log.state.lock();
-            let now = self.clock.now().max(state.last_ns);
-            let mut entry = CatalogEntry { ctime_ns: now, ..state.entry.clone() };
-            entry.mode = change.mode.map_or(entry.mode, |mode| mode & 0o7777);
-            entry.uid = change.uid.unwrap_or(entry.uid);
-            entry.gid = change.gid.unwrap_or(entry.gid);
-            if let Some(mtime) = change.mtime_ns {
-                entry.mtime_ns = mtime;
-                entry.flags |= FLAG_MTIME_SET;
-            }
-            self.put_entry(log, &mut state, entry, now)?;
-        }
-        self.keeper.dirty();
-        Ok(log.info())
-    }
-
-    fn put_entry(&self, log: &Log, state: &mut LogState, entry: CatalogEntry, now: u64) -> Result<(), StoreError> {
-        let head = FrameHead { kind: Kind::Meta, log_id: log.id, offset: 0, time_ns: now };
-        let (lsn, total) = self.put_frame(&head, &entry.encode(), IfFull::Sleep)?;
-        state.entry = entry;
-        state.last_ns = now;
-        state.end_lsn = lsn + total;
-        Ok(())
     }
 }

@@ -1,18 +1,27 @@
-//! The catalog: LLAMA's mapping table. It finds a log by id without a lock, and by name.
+//! The catalog: LLAMA's mapping table. It finds a log by id without a lock, and by name in a tree of directories.
 //!
 //! A log's own lock orders its appends: it is held from the claim in the ring to the release, so a log's size
 //! moves only over bytes that are there, and a claim that is given up leaves no hole in any log. No lock is
-//! shared between logs.
+//! shared between logs. The tree's lock orders changes of names and directories; who holds it may take logs' locks, two
+//! at a time, and nobody who holds a log's lock takes the tree's.
 
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{MappedMutexGuard, Mutex, MutexGuard, RwLock};
 
-use super::index::SparseIndex;
-use super::types::{LogId, LogInfo};
-use crate::format::{CatalogEntry, Lsn};
+use super::index::{PointBudget, SparseIndex};
+use super::replay::Replay;
+use super::table::IdTable;
+use super::tree::{Child, Directory, Tree};
+use super::types::{LogId, LogInfo, NodeId, NodeInfo};
+use crate::format::catalog::FLAG_SECRETS;
+use crate::format::{CatalogEntry, Lsn, NodeKind, ROOT_ID};
+
+/// Bits of a log's mode without which not everybody may read it.
+const READ_BY_ALL: u32 = 0o004;
+/// The same of a directory.
+const LISTED_BY_ALL: u32 = 0o005;
 
 /// What changes in a log; behind its lock.
 #[derive(Debug)]
@@ -33,6 +42,8 @@ pub struct LogState {
     pub appends: u64,
     /// Payload bytes appended since the mount.
     pub append_bytes: u64,
+    /// It has no name any more, but is still open somewhere.
+    pub unlinked: bool,
 }
 
 /// How many cursors of recent reads a log keeps.
@@ -41,34 +52,38 @@ const CURSORS: usize = 8;
 impl LogState {
     /// The state of a log as a checkpoint or a metadata frame describes it.
     pub fn new(entry: CatalogEntry, index: SparseIndex) -> Self {
-        let last_ns = entry.mtime_ns.max(entry.ctime_ns);
-        Self { entry, end_lsn: 0, last_ns, index, cursors: Vec::new(), lost: None, appends: 0, append_bytes: 0 }
+        let (end_lsn, last_ns) = (entry.end_lsn, entry.mtime_ns.max(entry.ctime_ns));
+        let (cursors, lost, appends, append_bytes) = (Vec::new(), None, 0, 0);
+        Self { entry, end_lsn, last_ns, index, cursors, lost, appends, append_bytes, unlinked: false }
     }
 
     /// What `stat` shows.
     pub fn info(&self) -> LogInfo {
-        let entry = &self.entry;
-        LogInfo {
-            id: entry.log_id,
-            name: entry.name.clone(),
-            mode: entry.mode,
-            uid: entry.uid,
-            gid: entry.gid,
-            size: entry.size,
-            head: entry.head,
-            device_bytes: entry.device_bytes,
-            mtime_ns: entry.mtime_ns,
-            ctime_ns: entry.ctime_ns,
-            btime_ns: entry.btime_ns,
-            end_lsn: self.end_lsn,
+        let mut info = NodeInfo::of(&self.entry, self.end_lsn);
+        info.nlink = u32::from(!self.unlinked);
+        info
+    }
+
+    /// What a checkpoint keeps.
+    pub fn saved(&self) -> CatalogEntry {
+        CatalogEntry { end_lsn: self.end_lsn, ..self.entry.clone() }
+    }
+
+    /// A frame at `lsn` holds the log from `offset`.
+    #[inline]
+    pub fn note(&mut self, offset: u64, lsn: Lsn, budget: &PointBudget) {
+        if self.entry.first_lsn == 0 && offset == self.entry.head {
+            self.entry.first_lsn = lsn;
+            return;
         }
+        self.index.note(offset, lsn, (self.entry.head, self.entry.first_lsn), budget);
     }
 
     /// The nearest known frame at or below `offset`.
     pub fn locate(&self, offset: u64) -> Option<(u64, Lsn)> {
-        let indexed = self.index.floor(offset);
+        let first = (self.entry.first_lsn > 0).then_some((self.entry.head, self.entry.first_lsn));
         let recent = self.cursors.iter().copied().filter(|(at, _)| *at <= offset).max();
-        indexed.max(recent)
+        self.index.floor(offset).max(first.filter(|(at, _)| *at <= offset)).max(recent)
     }
 
     /// A read walked to the frame at `lsn`, which starts at `offset`.
@@ -81,95 +96,143 @@ impl LogState {
     }
 }
 
-/// One log.
-#[derive(Debug)]
-pub struct Log {
-    /// Its id.
-    pub id: LogId,
-    /// Its state; see the head of this file for what the lock orders.
-    pub state: Mutex<LogState>,
+/// Not everybody may look into a node with this mode.
+pub fn is_hidden(kind: NodeKind, mode: u32) -> bool {
+    let needed = match kind {
+        NodeKind::Log => READ_BY_ALL,
+        NodeKind::Directory => LISTED_BY_ALL,
+    };
+    mode & needed != needed
 }
 
-impl Log {
-    /// A log with this state.
-    pub fn new(state: LogState) -> Arc<Self> {
-        Arc::new(Self { id: state.entry.log_id, state: Mutex::new(state) })
-    }
-
-    /// What `stat` shows.
-    pub fn info(&self) -> LogInfo {
-        self.state.lock().info()
-    }
-}
-
-/// First chunk of the table; each further one doubles it.
-const FIRST_CHUNK: u32 = 64;
-/// Chunks of the table: ids up to 64 * (2^24 - 1).
-const CHUNKS: usize = 24;
-
-type Chunk = Box<[OnceLock<Arc<Log>>]>;
-
-/// All logs of a store.
+/// Appends of logs that are gone.
 #[derive(Debug, Default)]
+pub struct Past {
+    /// Their appends since the mount.
+    pub appends: AtomicU64,
+    /// Payload bytes of these.
+    pub append_bytes: AtomicU64,
+}
+
+/// All logs and directories of a store.
+#[derive(Debug)]
 pub struct Catalog {
-    chunks: [OnceLock<Chunk>; CHUNKS],
-    ids: RwLock<Vec<LogId>>,
+    /// A place for each log; empty if there is none.
+    logs: IdTable<Mutex<Option<Box<LogState>>>>,
+    /// Names and directories.
+    pub tree: RwLock<Tree>,
+    /// Index points of all logs.
+    pub points: PointBudget,
+    /// Bytes that all entries may take in a checkpoint.
+    pub limit: u64,
+    /// Appends of logs that are gone.
+    pub past: Past,
+    /// Logs without a name that are still open.
+    pub unlinked: AtomicU64,
+    /// Logs and directories that are not for everybody.
+    hidden: AtomicU64,
+    /// The device may hold bytes of logs that were not for everybody and are gone.
+    secrets: AtomicBool,
 }
 
 impl Catalog {
-    /// Chunk and place in it of an id.
-    fn place(id: LogId) -> Option<(usize, usize)> {
-        let from_first = u64::from(id) / u64::from(FIRST_CHUNK) + 1;
-        let chunk = from_first.ilog2() as usize;
-        let start = u64::from(FIRST_CHUNK) * ((1u64 << chunk) - 1);
-        let at = usize::try_from(u64::from(id) - start).ok()?;
-        (chunk < CHUNKS).then_some((chunk, at))
+    /// The catalog that recovery found, for a store whose checkpoints have room for `limit` bytes of it.
+    pub fn new(replay: Replay, limit: u64) -> Self {
+        let Replay { logs, mut directories, next_id, points, .. } = replay;
+        let root = directories.remove(&ROOT_ID).unwrap_or_default();
+        let secrets = root.flags & FLAG_SECRETS != 0;
+        let hidden = AtomicU64::new(u64::from(is_hidden(NodeKind::Directory, root.mode)));
+        let mut tree = Tree::new(root, next_id);
+        for entry in directories.values() {
+            tree.insert_directory(Directory::new(entry.clone()));
+        }
+        let count = |entry: &CatalogEntry| {
+            hidden.fetch_add(u64::from(is_hidden(entry.kind, entry.mode)), Ordering::Relaxed);
+        };
+        for (id, entry) in directories {
+            count(&entry);
+            tree.add(entry.parent, &entry.name, Child { id, kind: NodeKind::Directory });
+        }
+        let table = IdTable::default();
+        for (id, state) in logs {
+            count(&state.entry);
+            tree.add(state.entry.parent, &state.entry.name, Child { id, kind: NodeKind::Log });
+            insert(&table, state);
+        }
+        Self {
+            logs: table,
+            tree: RwLock::new(tree),
+            points,
+            limit,
+            past: Past::default(),
+            unlinked: AtomicU64::new(0),
+            hidden,
+            secrets: AtomicBool::new(secrets),
+        }
     }
 
-    /// The log with this id; takes no lock.
+    /// The log with this id, locked.
     #[inline]
-    pub fn get(&self, id: LogId) -> Option<&Arc<Log>> {
-        let (chunk, at) = Self::place(id)?;
-        self.chunks.get(chunk)?.get()?.get(at)?.get()
+    pub fn lock(&self, id: LogId) -> Option<MappedMutexGuard<'_, LogState>> {
+        MutexGuard::try_map(self.logs.get(id)?.lock(), |state| state.as_deref_mut()).ok()
     }
 
-    /// Add a log; false if its id is taken or out of range.
-    pub fn insert(&self, log: Arc<Log>) -> bool {
-        let id = log.id;
-        let Some((chunk, at)) = Self::place(id) else { return false };
-        let Some(chunk_cell) = self.chunks.get(chunk) else { return false };
-        let slots = chunk_cell.get_or_init(|| (0..(FIRST_CHUNK as usize) << chunk).map(|_| OnceLock::new()).collect());
-        let Some(slot) = slots.get(at) else { return false };
-        let mut ids = self.ids.write();
-        if slot.set(log).is_err() {
+    /// Add a log.
+    pub fn insert(&self, state: LogState) {
+        insert(&self.logs, state);
+    }
+
+    /// A log that has no name is not open any more either.
+    pub fn forget(&self, id: LogId) -> bool {
+        let Some(slot) = self.logs.get(id) else { return false };
+        let mut slot = slot.lock();
+        if !slot.as_ref().is_some_and(|state| state.unlinked) {
             return false;
         }
-        ids.push(id);
+        if let Some(mut state) = slot.take() {
+            state.index.release(&self.points);
+            self.past.appends.fetch_add(state.appends, Ordering::Relaxed);
+            self.past.append_bytes.fetch_add(state.append_bytes, Ordering::Relaxed);
+        }
+        self.unlinked.fetch_sub(1, Ordering::Relaxed);
         true
     }
 
-    /// All logs, in the order they were added.
-    pub fn all(&self) -> Vec<Arc<Log>> {
-        self.ids.read().iter().filter_map(|id| self.get(*id).cloned()).collect()
+    /// A node has come, gone, or changed its mode: from hidden or not, to hidden or not.
+    pub fn hides(&self, before: bool, now: bool) {
+        match (before, now) {
+            (false, true) => drop(self.hidden.fetch_add(1, Ordering::Relaxed)),
+            (true, false) => drop(self.hidden.fetch_sub(1, Ordering::Relaxed)),
+            _ => {}
+        }
     }
 
-    /// The log with this name.
-    pub fn by_name(&self, name: &[u8]) -> Option<LogId> {
-        self.all().into_iter().find(|log| log.state.lock().entry.name == name).map(|log| log.id)
+    /// Something is not for everybody.
+    pub fn has_hidden(&self) -> bool {
+        self.hidden.load(Ordering::Relaxed) > 0
+    }
+
+    /// What was not for everybody is gone, but its bytes are not.
+    pub fn keeps_secrets(&self) {
+        self.secrets.store(true, Ordering::Relaxed);
+    }
+
+    /// The whole device shows nothing that not everybody may read.
+    pub fn is_public(&self) -> bool {
+        !self.has_hidden() && !self.secrets.load(Ordering::Relaxed)
+    }
+
+    /// What `stat` shows of a log or a directory.
+    pub fn info(&self, id: NodeId) -> Option<NodeInfo> {
+        if let Some(log) = self.lock(id) {
+            return Some(log.info());
+        }
+        self.tree.read().get(id).map(Directory::info)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_id_has_a_place_of_its_own() {
-        let mut seen = std::collections::BTreeSet::new();
-        for id in 0..10_000u32 {
-            let (chunk, at) = Catalog::place(id).unwrap();
-            assert!(at < (FIRST_CHUNK as usize) << chunk);
-            assert!(seen.insert((chunk, at)));
-        }
+fn insert(table: &IdTable<Mutex<Option<Box<LogState>>>>, state: LogState) {
+    if let Some(slot) = table.make(state.entry.id) {
+        *slot.lock() = Some(Box::new(state));
     }
 }

@@ -1,6 +1,8 @@
 //! Checkpoints on the device: two areas, written in turn, the newest whole one counts.
 
+use super::index::thin;
 use super::superblocks::out_of_memory;
+use crate::format::checkpoint::{checkpoint_len, entry_in_checkpoint, index_len, mounts_len};
 use crate::format::{Checkpoint, Superblock};
 use crate::io::{IoError, QuikIO, SharedBuffer};
 
@@ -72,13 +74,14 @@ fn read(io: &QuikIO, offset: u64, len: usize) -> Result<Vec<u8>, IoError> {
     Ok(io.read_now(buffer, len, offset)?.as_slice().get(..len).unwrap_or(&[]).to_vec())
 }
 
-/// Write `checkpoint` to its area and flush. False if it does not fit.
-pub fn save(io: &QuikIO, superblock: &Superblock, checkpoint: &Checkpoint) -> Result<bool, IoError> {
+/// Write `checkpoint` to its area and flush; gives its bytes. `None` if it does not fit.
+pub fn save(io: &QuikIO, superblock: &Superblock, mut checkpoint: Checkpoint) -> Result<Option<u64>, IoError> {
+    fit(&mut checkpoint, superblock.checkpoint_bytes);
     let bytes = checkpoint.encode();
     let offset = area(superblock, checkpoint.generation);
     let len = bytes.len().next_multiple_of(superblock.block_size as usize);
     if len as u64 > superblock.checkpoint_bytes {
-        return Ok(false);
+        return Ok(None);
     }
     let mut buffer = io.buffer(len).map_err(|_| out_of_memory("write", offset, len))?;
     if let Some(front) = buffer.as_mut_slice().get_mut(..bytes.len()) {
@@ -86,5 +89,61 @@ pub fn save(io: &QuikIO, superblock: &Superblock, checkpoint: &Checkpoint) -> Re
     }
     io.write_all_now(SharedBuffer::from(buffer), 0..len, offset, false)?;
     io.flush_now()?;
-    Ok(true)
+    Ok(Some(len as u64))
+}
+
+/// Leave out what a checkpoint can do without until it fits its area: of old mounts nothing need be known, and points of
+/// the index only make reads faster.
+fn fit(checkpoint: &mut Checkpoint, area: u64) {
+    let Checkpoint { nodes, segments, index, mounts, .. } = checkpoint;
+    let entries = nodes.iter().map(|node| entry_in_checkpoint(node.encoded_len())).sum();
+    let room = area.saturating_sub(checkpoint_len(entries, segments.len() as u64, mounts_len(0)));
+    let keep = usize::try_from(room / mounts_len(1)).unwrap_or(usize::MAX);
+    mounts.drain(..mounts.len().saturating_sub(keep));
+    let room = room - mounts_len(mounts.len());
+    while index_len(index.len(), index.iter().map(|index| index.points.len()).sum()) > room && !index.is_empty() {
+        for index in index.iter_mut() {
+            thin(&mut index.points);
+            index.granularity = index.granularity.saturating_mul(2);
+        }
+        // The first point of a log is known without one.
+        index.retain(|index| index.points.len() > 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::{LogIndex, MountEntry};
+
+    fn checkpoint() -> Checkpoint {
+        let mount = |n: u64| MountEntry { epoch: n, cut_lsn: n * 100, first_lsn: n * 100 };
+        let index = |log_id| LogIndex { log_id, granularity: 1, points: (0..64).map(|n| (n, n)).collect() };
+        Checkpoint {
+            uuid: [7; 16],
+            generation: 1,
+            epoch: 1,
+            recovery_lsn: 1,
+            stable_lsn: 1,
+            nodes: Vec::new(),
+            segments: Vec::new(),
+            index: (1..20).map(index).collect(),
+            mounts: (1..30).map(mount).collect(),
+            next_id: 1,
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_is_made_to_fit_by_what_it_can_do_without() {
+        let whole = checkpoint().encode().len() as u64;
+        for area in (100..whole + 100).step_by(100) {
+            let mut fitted = checkpoint();
+            fit(&mut fitted, area);
+            assert!(fitted.encode().len() as u64 <= area, "{area}");
+            assert_eq!(fitted == checkpoint(), area >= whole);
+            assert_eq!(Checkpoint::decode(&fitted.encode(), &[7; 16]), Ok(fitted.clone()));
+            let newest = fitted.mounts.last().map(|mount| mount.epoch);
+            assert!(area < 200 || newest == Some(29), "the newest mounts stay: {newest:?}");
+        }
+    }
 }

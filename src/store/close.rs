@@ -4,14 +4,20 @@ use std::sync::atomic::Ordering;
 
 use super::types::StoreError;
 use super::{LogStructuredStore, checkpoints, superblocks};
-use crate::format::{Checkpoint, LogIndex, SegmentEntry};
+use crate::format::{CatalogEntry, Checkpoint, LogIndex, Lsn, SegmentEntry};
 use crate::io::IoError;
 
+/// Bytes of log written for each byte of a checkpoint, at least: what a large catalog costs is bounded by it, and so is
+/// what recovery has to read.
+const LOG_PER_CHECKPOINT: u64 = 8;
+
 impl LogStructuredStore {
-    /// A segment was opened since the last checkpoint.
+    /// A segment was opened since the last checkpoint, and enough was written to be worth another.
     pub(super) fn checkpoint_is_due(&self) -> bool {
         let opened = self.flusher.space().opened;
-        !self.flusher.has_failed() && self.checkpointing.lock().segments_opened < opened
+        let last = self.checkpointing.lock();
+        let written = opened.saturating_sub(last.segments_opened).saturating_mul(self.shape.segment_size);
+        !self.flusher.has_failed() && written > 0 && written >= last.len.saturating_mul(LOG_PER_CHECKPOINT)
     }
 
     /// Save catalog and segment table. Recovery will start at what was stable when this began; what the catalog knows
@@ -19,20 +25,8 @@ impl LogStructuredStore {
     pub(super) fn checkpoint(&self) -> Result<(), StoreError> {
         let mut last = self.checkpointing.lock();
         let recovery_lsn = self.flusher.commit.stable();
-        let mut logs = Vec::new();
-        let mut index = Vec::new();
-        let mut captured = recovery_lsn;
-        for log in self.catalog.all() {
-            let state = log.state.lock();
-            captured = captured.max(state.end_lsn);
-            logs.push(state.entry.clone());
-            index.push(LogIndex {
-                log_id: log.id,
-                granularity: state.index.granularity(),
-                points: state.index.points().to_vec(),
-            });
-        }
-        self.make_stable_now(captured)?;
+        let Captured { nodes, index, next_id, end_lsn } = self.capture();
+        self.make_stable_now(end_lsn.max(recovery_lsn))?;
         let (segments, opened): (Vec<SegmentEntry>, u64) = {
             // A segment whose first filling is not stable yet may have no header on the device: recovery finds it by
             // its header, or it is not part of the log.
@@ -47,20 +41,44 @@ impl LogStructuredStore {
             epoch: last.superblock.epoch,
             recovery_lsn,
             stable_lsn: self.flusher.commit.stable(),
-            logs,
+            nodes,
             segments,
             index,
             mounts: self.mounts.entries().to_vec(),
+            next_id,
         };
-        if checkpoints::save(&self.io, &last.superblock, &checkpoint).map_err(io_error)? {
-            self.recovery_lsn.store(recovery_lsn, Ordering::Relaxed);
-            // Only what was written moves on: else the next one would go over the newest.
-            last.generation += 1;
-        } else {
-            log::warn!("{}: the checkpoint is larger than its area; recovery will take longer", self.io.describe());
+        match checkpoints::save(&self.io, &last.superblock, checkpoint).map_err(io_error)? {
+            Some(len) => {
+                self.recovery_lsn.store(recovery_lsn, Ordering::Relaxed);
+                last.len = len;
+                // Only what was written moves on: else the next one would go over the newest.
+                last.generation += 1;
+            }
+            // Not with a catalog within its limit; a store may have been made by somebody else.
+            None => {
+                log::warn!("{}: the checkpoint is larger than its area; recovery will take longer", self.io.describe());
+            }
         }
         last.segments_opened = opened;
         Ok(())
+    }
+
+    /// The catalog as it is. Names are held still meanwhile, appends are not.
+    fn capture(&self) -> Captured {
+        let tree = self.catalog.tree.read();
+        let mut captured =
+            Captured { nodes: Vec::new(), index: Vec::new(), next_id: tree.next_id, end_lsn: tree.changed_lsn };
+        captured.nodes.extend(tree.directories().map(|directory| directory.entry.clone()));
+        for id in tree.ids() {
+            let Some(state) = self.catalog.lock(id) else { continue };
+            captured.end_lsn = captured.end_lsn.max(state.end_lsn);
+            captured.nodes.push(state.saved());
+            captured.index.extend(state.index.saved(id));
+        }
+        // The same store, the same bytes.
+        captured.nodes.sort_unstable_by_key(|node| node.id);
+        captured.index.sort_unstable_by_key(|index| index.log_id);
+        captured
     }
 
     /// Make everything accepted stable, close the log with a mark, save a checkpoint and a clean superblock, and end
@@ -105,6 +123,15 @@ impl Drop for LogStructuredStore {
             log::error!("{}: not closed cleanly: {error}; the next mount recovers", self.io.describe());
         }
     }
+}
+
+/// The catalog at one moment.
+struct Captured {
+    nodes: Vec<CatalogEntry>,
+    index: Vec<LogIndex>,
+    next_id: u32,
+    /// What it knows of lies below.
+    end_lsn: Lsn,
 }
 
 fn io_error(error: IoError) -> StoreError {

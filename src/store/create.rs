@@ -7,9 +7,12 @@ use super::clock::now_ns;
 use super::error::OpenError;
 use super::geometry::Shape;
 use super::superblocks::{out_of_memory, write_next};
+use crate::format::catalog::ENTRY_FIXED;
+use crate::format::checkpoint::{checkpoint_len, entry_in_checkpoint, index_len, mounts_len};
 use crate::format::{
-    CHECKPOINT_START, CatalogEntry, Checkpoint, FrameHead, FrameSeed, Kind, MAX_RECORD, MIN_BLOCK, MountEntry,
-    SHORT_FRAME, SegmentEntry, SegmentHeader, SegmentState, Superblock, frame, frame_len,
+    CHECKPOINT_START, CatalogChange, CatalogEntry, CatalogRecord, Checkpoint, FrameHead, FrameSeed, Kind, MAX_RECORD,
+    MIN_BLOCK, MountEntry, NodeKind, ROOT_ID, SHORT_FRAME, SegmentEntry, SegmentHeader, SegmentState, Superblock,
+    frame, frame_len,
 };
 use crate::io::{Device, IoError, QuikIO, SharedBuffer};
 
@@ -25,8 +28,20 @@ const MIN_SEGMENTS: u64 = 2;
 const MAX_POINTS: u64 = 16 * 1024;
 /// One point for this many bytes of capacity, up to `MAX_POINTS`.
 const BYTES_PER_POINT: u64 = 64 * 1024;
-/// Room in a checkpoint for the catalog.
-const CATALOG_BYTES: u64 = 64 * 1024;
+/// Room in a checkpoint for the index, in full indexes of one log: with more logs they are thinned to fit.
+const INDEXES: usize = 4;
+/// Room in a checkpoint for mounts, at least; more are kept where there is room.
+const MOUNTS: usize = 64;
+/// Bytes of a checkpoint for each log or directory: a name of up to 60 bytes.
+pub(super) const BYTES_PER_NODE: u64 = entry_in_checkpoint(ENTRY_FIXED) + 60;
+/// One log or directory for this many bytes of the device, by default.
+const DEVICE_BYTES_PER_NODE: u64 = 32 * 1024;
+/// Logs and directories of a store, by default, at least and at most.
+const DEFAULT_NODES: (u64, u64) = (64, 1 << 20);
+/// Most that can be asked for.
+pub const MAX_LOGS: u64 = 4 << 20;
+/// Permission bits of the root directory.
+const ROOT_MODE: u32 = 0o755;
 /// Zeros written at a time.
 const ZEROS: usize = 1 << 20;
 /// Epoch of the frames that `format` writes.
@@ -53,6 +68,10 @@ pub struct FormatOptions {
     pub uuid: Option<[u8; 16]>,
     /// Largest record in bytes; `None` for 1 MiB.
     pub max_record: Option<u32>,
+    /// Nothing can ever be renamed, removed or trimmed.
+    pub worm: bool,
+    /// Room for so many logs and directories with names of usual length; `None` chooses by the device's size.
+    pub max_logs: Option<u64>,
     /// Time of birth; `None` for now.
     pub now_ns: Option<u64>,
 }
@@ -68,6 +87,8 @@ impl Default for FormatOptions {
             zero: false,
             uuid: None,
             max_record: None,
+            worm: false,
+            max_logs: None,
             now_ns: None,
         }
     }
@@ -83,6 +104,14 @@ pub struct FormatReport {
 /// How many index points a store of this capacity keeps for a log.
 pub fn max_points(capacity: u64) -> usize {
     (capacity / BYTES_PER_POINT).clamp(16, MAX_POINTS) as usize
+}
+
+/// Bytes that the catalog may take in a checkpoint of this store: what the segment table, and the index of one log,
+/// leave of the area.
+pub fn catalog_limit(superblock: &Superblock) -> u64 {
+    let points = max_points(superblock.device_bytes);
+    let more = index_len(1, points) + mounts_len(MOUNTS);
+    superblock.checkpoint_bytes.saturating_sub(checkpoint_len(0, superblock.segment_count, more))
 }
 
 /// Make a store of the whole device. Whatever was there is gone; the superblocks come last.
@@ -110,7 +139,7 @@ pub fn format(
     superblock.clean = true;
     superblock.epoch = FORMAT_EPOCH;
     let checkpoint = first_checkpoint(&superblock, options, end);
-    if !checkpoints::save(&io, &superblock, &checkpoint).map_err(failed)? {
+    if checkpoints::save(&io, &superblock, checkpoint).map_err(failed)?.is_none() {
         return Err(OpenError::Setting("the checkpoint area is too small; use larger segments".to_owned()));
     }
     for _copy in 0..2 {
@@ -139,9 +168,16 @@ fn plan(io: &QuikIO, options: &FormatOptions) -> Result<Superblock, OpenError> {
         )));
     }
     let guess = geometry.capacity / segment_size;
-    let points = max_points(geometry.capacity) as u64;
-    let checkpoint_bytes =
-        (CATALOG_BYTES.min(geometry.capacity / 64) + guess * 32 + points * 16).next_multiple_of(u64::from(block));
+    let nodes = match options.max_logs {
+        Some(logs) if !(1..=MAX_LOGS).contains(&logs) => {
+            return Err(OpenError::Setting(format!("a store can't be made for {logs} logs: use 1 to {MAX_LOGS}")));
+        }
+        // The root is a directory too.
+        Some(logs) => logs + 1,
+        None => (geometry.capacity / DEVICE_BYTES_PER_NODE).clamp(DEFAULT_NODES.0, DEFAULT_NODES.1),
+    };
+    let more = index_len(INDEXES, INDEXES * max_points(geometry.capacity)) + mounts_len(MOUNTS);
+    let checkpoint_bytes = checkpoint_len(nodes * BYTES_PER_NODE, guess, more).next_multiple_of(u64::from(block));
     let areas_end = CHECKPOINT_START + 2 * checkpoint_bytes;
     // Whole megabytes for the eye, where segments are that large.
     let data_start = areas_end.next_multiple_of(if segment_size >= 1 << 20 { 1 << 20 } else { u64::from(block) });
@@ -169,7 +205,7 @@ fn plan(io: &QuikIO, options: &FormatOptions) -> Result<Superblock, OpenError> {
         device_bytes: geometry.capacity,
         epoch: 0,
         clean: false,
-        worm: false,
+        worm: options.worm,
         stable_lsn: 0,
         end_lsn: 0,
         created_ns: options.now_ns.unwrap_or_else(now_ns),
@@ -195,24 +231,31 @@ fn wipe(io: &QuikIO, from: u64, len: u64, progress: &mut dyn FnMut(u64, u64)) ->
     Ok(())
 }
 
-fn entry(superblock: &Superblock, options: &FormatOptions) -> CatalogEntry {
-    CatalogEntry {
-        log_id: FIRST_LOG,
-        mode: options.mode & 0o7777,
+/// The root directory and `/log`.
+fn entries(superblock: &Superblock, options: &FormatOptions) -> [CatalogEntry; 2] {
+    let root = CatalogEntry {
+        id: ROOT_ID,
+        kind: NodeKind::Directory,
+        mode: ROOT_MODE,
         uid: options.uid,
         gid: options.gid,
-        flags: 0,
-        size: 0,
-        head: 0,
         mtime_ns: superblock.created_ns,
         ctime_ns: superblock.created_ns,
         btime_ns: superblock.created_ns,
-        device_bytes: 0,
+        ..CatalogEntry::default()
+    };
+    let log = CatalogEntry {
+        id: FIRST_LOG,
+        parent: ROOT_ID,
+        kind: NodeKind::Log,
+        mode: options.mode & 0o7777,
         name: b"log".to_vec(),
-    }
+        ..root.clone()
+    };
+    [root, log]
 }
 
-/// Header, the catalog record of `/log` and a mark; gives the LSN behind them.
+/// Header, the catalog's first records and a mark; gives the LSN behind them.
 fn first_segment(io: &QuikIO, superblock: &Superblock, options: &FormatOptions) -> Result<u64, IoError> {
     let shape = Shape::of(superblock);
     let first = shape.segment_start(1);
@@ -228,7 +271,10 @@ fn first_segment(io: &QuikIO, superblock: &Superblock, options: &FormatOptions) 
     };
     let seed = FrameSeed::new(&superblock.uuid, FORMAT_EPOCH);
     let mut bytes = header.encode(superblock.block_size);
-    let record = entry(superblock, options).encode();
+    let [root, log] = entries(superblock, options);
+    let records = [(CatalogChange::Attributes, root), (CatalogChange::Named, log)];
+    let record: Vec<u8> =
+        records.into_iter().flat_map(|(change, entry)| CatalogRecord { change, entry }.encode()).collect();
     let head = FrameHead { kind: Kind::Meta, log_id: FIRST_LOG, offset: 0, time_ns: superblock.created_ns };
     let at = bytes.len();
     bytes.resize(at + frame_len(record.len()), 0);
@@ -259,7 +305,7 @@ fn first_checkpoint(superblock: &Superblock, options: &FormatOptions, end: u64) 
         epoch: FORMAT_EPOCH,
         recovery_lsn: end,
         stable_lsn: end,
-        logs: vec![entry(superblock, options)],
+        nodes: entries(superblock, options).to_vec(),
         segments: vec![SegmentEntry { sequence: 1, physical: 0, state: SegmentState::Open, epoch: FORMAT_EPOCH }],
         index: Vec::new(),
         mounts: vec![MountEntry {
@@ -267,5 +313,6 @@ fn first_checkpoint(superblock: &Superblock, options: &FormatOptions, end: u64) 
             cut_lsn: shape.segment_start(1),
             first_lsn: shape.first_frame(1),
         }],
+        next_id: FIRST_LOG + 1,
     }
 }

@@ -4,9 +4,10 @@
 //! `flusher` writes the sealed filling; `commit` tells who can be answered. The way of a read: `read`, by the points
 //! of `index`, from the ring or through `chunks`.
 //!
-//! - `create`, `open`, `recovery`, `replay`, `scan`: from a device to a running store
+//! - `create`, `open`, `recovery`, `replay`, `mend`, `scan`: from a device to a running store
 //! - `superblocks`, `checkpoints`: what they read and write besides the log
-//! - `catalog`, `index`, `segments`, `mounts`, `geometry`: what a running store knows
+//! - `catalog`, `table`, `tree`, `index`, `segments`, `mounts`, `geometry`: what a running store knows
+//! - `changes`, `nodes`: changes of the catalog, and questions to it
 //! - `append`, `placing`, `flusher`, `commit`, `keeper`: from an append to stable media
 //! - `read`, `reads`, `walk`, `chunks`: back again
 //! - `close`, `stats`: the end, and figures
@@ -16,6 +17,7 @@
 mod append;
 mod behind;
 mod catalog;
+mod changes;
 mod checkpoints;
 mod chunks;
 mod clock;
@@ -28,7 +30,9 @@ mod geometry;
 mod index;
 mod inspect;
 mod keeper;
+mod mend;
 mod mounts;
+mod nodes;
 mod open;
 mod placing;
 mod read;
@@ -40,6 +44,8 @@ mod scan;
 mod segments;
 mod stats;
 mod superblocks;
+mod table;
+mod tree;
 pub mod types;
 mod walk;
 
@@ -51,9 +57,11 @@ use parking_lot::Mutex;
 pub use create::{FormatOptions, FormatReport};
 pub use error::OpenError;
 pub use inspect::{CheckReport, Finding, FrameInfo, Gap, Image, Lost, Part};
+pub use table::IdTable;
 pub use types::{
-    AppendAt, AppendDone, Appended, AttrChange, DEFAULT_BUFFER_SIZE, Damage, LogId, LogInfo, OnError, ReadDone,
-    RecoveryReport, RingSlot, StableDone, Stats, StoreError, StoreOptions, Tail,
+    AppendAt, AppendDone, Appended, AttrChange, Change, ChangeDone, Changed, DEFAULT_BUFFER_SIZE, Damage, Listed,
+    LogId, LogInfo, NodeId, NodeInfo, NodeKind, OnError, ROOT_ID, ReadDone, RecoveryReport, RenameHow, RingSlot,
+    StableDone, Stats, StoreError, StoreOptions, Tail,
 };
 
 use crate::format::{FrameSeed, Superblock};
@@ -63,6 +71,8 @@ use crate::io::QuikIO;
 struct Checkpointing {
     generation: u64,
     segments_opened: u64,
+    /// Bytes of the last one: the larger it is, the rarer it is written.
+    len: u64,
     superblock: Superblock,
 }
 

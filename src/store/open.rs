@@ -5,11 +5,11 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-use super::catalog::{Catalog, Log};
+use super::catalog::Catalog;
 use super::checkpoints;
 use super::chunks::ChunkCache;
 use super::clock::Clock;
-use super::create::max_points;
+use super::create::{catalog_limit, max_points};
 use super::error::OpenError;
 use super::flusher::{Flusher, Ring};
 use super::geometry::Shape;
@@ -99,14 +99,12 @@ impl LogStructuredStore {
         let flusher = Flusher::new(io.clone(), clock.clone(), shape, seed, space, end, tail_block);
         let ring: Arc<Ring> = Arc::new(FlushBufferRing::new(buffers, flusher.clone()));
         let gap = flusher.space().gap();
-        let mut mounts = recovered.replay.mounts;
+        let mut replay = recovered.replay;
+        let mut mounts = std::mem::take(&mut replay.mounts);
         if !options.read_only {
             mounts.begin(MountEntry { epoch: superblock.epoch, cut_lsn: gap.start, first_lsn: gap.end });
         }
-        let catalog = Catalog::default();
-        for (_, state) in recovered.replay.logs {
-            catalog.insert(Log::new(state));
-        }
+        let catalog = Catalog::new(replay, catalog_limit(&superblock));
         let read_only = options.read_only;
         let epoch_record = EpochRecord { epoch: superblock.epoch, previous_epoch, cut_lsn: end, stable_lsn: end };
         let store = Arc::new_cyclic(|me: &Weak<Self>| Self {
@@ -129,6 +127,7 @@ impl LogStructuredStore {
             checkpointing: Mutex::new(Checkpointing {
                 generation: checkpoint_generation,
                 segments_opened: 0,
+                len: 0,
                 superblock,
             }),
             recovery: recovered.report,
@@ -171,7 +170,8 @@ impl LogStructuredStore {
 /// The latest time on the device.
 fn last_time(superblock: &Superblock, recovered: &Recovered) -> u64 {
     let logs = recovered.replay.logs.values().map(|state| state.last_ns);
-    logs.chain([superblock.mounted_ns, superblock.created_ns]).max().unwrap_or_default()
+    let directories = recovered.replay.directories.values().map(|entry| entry.ctime_ns);
+    logs.chain(directories).chain([superblock.mounted_ns, superblock.created_ns]).max().unwrap_or_default()
 }
 
 /// Make what recovery read stable, and both superblocks tell of the new epoch, before any frame is written in it.

@@ -3,10 +3,7 @@
 //! A read walks frames from the nearest known point at or below its offset. What is still in the ring is copied from
 //! there; what has been written is read from the device, asynchronously: nobody waits for it.
 
-use std::sync::Arc;
-
 use super::LogStructuredStore;
-use super::catalog::Log;
 use super::types::{LogId, OnError, ReadDone, StoreError};
 use super::walk;
 use crate::format::frame::peek;
@@ -22,7 +19,7 @@ const HEADER: u64 = FRAME_HEADER as u64;
 
 /// A read under way.
 pub(super) struct Job {
-    pub log: Arc<Log>,
+    pub log: LogId,
     /// Next byte wanted.
     pub offset: u64,
     /// End of what is wanted.
@@ -65,8 +62,7 @@ impl LogStructuredStore {
         if self.flusher.has_failed() && self.options.errors == OnError::Shutdown {
             return done(Err(StoreError::Io("the store was shut down after a device error".to_owned())));
         }
-        let Some(log) = self.catalog.get(log).cloned() else { return done(Err(StoreError::NotFound)) };
-        let state = log.state.lock();
+        let Some(state) = self.catalog.lock(log) else { return done(Err(StoreError::NotFound)) };
         let (size, log_end) = (state.entry.size, state.end_lsn);
         let end = offset.saturating_add(len as u64).min(size);
         if offset >= end {
@@ -111,8 +107,10 @@ impl LogStructuredStore {
             let next = if job.offset >= job.end {
                 Next::Finish(Ok(()))
             } else if job.lsn >= job.log_end {
-                if job.out.is_empty() {
-                    job.log.state.lock().lost = Some(job.offset..job.size);
+                if job.out.is_empty()
+                    && let Some(mut log) = self.catalog.lock(job.log)
+                {
+                    log.lost = Some(job.offset..job.size);
                 }
                 Next::Finish(Err(StoreError::Io(job.lost("its frame is missing"))))
             } else if let Some(next) = self.take_from_ring(&mut job) {
@@ -152,7 +150,7 @@ impl LogStructuredStore {
         let head = peek(&header)?;
         let frame = walk::head_of(&header)?;
         let (log_id, offset, len) = (frame.log_id, frame.offset, frame.value);
-        if head.kind == FrameKind::Data && log_id == job.log.id && offset <= job.offset && job.offset < offset + len {
+        if head.kind == FrameKind::Data && log_id == job.log && offset <= job.offset && job.offset < offset + len {
             let skip = job.offset - offset;
             let take = (len - skip).min(job.end - job.offset) as usize;
             let at = job.out.len();
@@ -253,7 +251,7 @@ impl LogStructuredStore {
 impl Job {
     pub fn lost(&self, why: &str) -> String {
         let damage = self.damage.as_deref().map(|damage| format!("; {damage}")).unwrap_or_default();
-        format!("log {} offset {} can't be read: {why}{damage}", self.log.id, self.offset)
+        format!("log {} offset {} can't be read: {why}{damage}", self.log, self.offset)
     }
 
     /// Bytes that were collected are given in any case; the error comes with the next read.

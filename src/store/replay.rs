@@ -1,31 +1,48 @@
-//! What frames mean to the catalog: the state of every log, built from a checkpoint and the frames behind it.
+//! What frames mean to the catalog: the state of every log and directory, built from a checkpoint and the frames behind
+//! it.
 //!
-//! Applying a frame twice changes nothing, so a checkpoint may know more than its recovery LSN says.
+//! Applying frames twice, in order, changes nothing in the end, so a checkpoint may know more than its recovery LSN
+//! says. Meanwhile two nodes may have one name: names are looked at when all frames were (see `mend`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::catalog::LogState;
-use super::index::SparseIndex;
+use super::index::{PointBudget, SparseIndex};
 use super::mounts::Mounts;
 use super::scan::Found;
-use super::types::LogId;
-use crate::format::{CatalogEntry, Checkpoint, FrameKind, LogIndex, Lsn, MountEntry};
+use super::types::{LogId, NodeId};
+use super::{mend, tree};
+use crate::format::catalog::FLAG_MTIME_SET;
+use crate::format::{
+    CatalogChange, CatalogEntry, CatalogRecord, Checkpoint, FrameKind, LogIndex, Lsn, MountEntry, NodeKind, ROOT_ID,
+};
 
 /// Remarks of one recovery, at most.
 const MAX_NOTES: usize = 100;
+/// A log whose name is lost is for root alone.
+const LOST_MODE: u32 = 0o600;
 
-/// Logs under construction.
-#[derive(Debug, Default)]
+/// Logs and directories under construction.
+#[derive(Debug)]
 pub struct Replay {
     /// By id.
     pub logs: BTreeMap<LogId, LogState>,
+    /// By id; the root is among them.
+    pub directories: BTreeMap<NodeId, CatalogEntry>,
+    /// No id was ever used that is not below this.
+    pub next_id: NodeId,
+    /// Index points of all logs.
+    pub points: PointBudget,
     /// Sentences for people.
     pub notes: Vec<String>,
     /// Which mounts the frames are of.
     pub mounts: Mounts,
     /// Damage was passed over, so a log may have a gap.
     pub damaged: bool,
-    max_points: usize,
+    /// Below this an id that is not there was removed before the checkpoint.
+    known_below: NodeId,
+    /// Removed by frames that were seen.
+    gone: BTreeSet<NodeId>,
 }
 
 /// The stable LSN that a frame tells of; 0 if none.
@@ -39,9 +56,19 @@ pub fn stable_told_by(found: &Found) -> Lsn {
 }
 
 impl Replay {
-    /// Nothing yet.
+    /// Nothing yet; a log has at most `max_points` index points.
     pub fn new(max_points: usize) -> Self {
-        Self { max_points, ..Self::default() }
+        Self {
+            logs: BTreeMap::new(),
+            directories: BTreeMap::new(),
+            next_id: 1,
+            points: PointBudget::new(max_points),
+            notes: Vec::new(),
+            mounts: Mounts::default(),
+            damaged: false,
+            known_below: 0,
+            gone: BTreeSet::new(),
+        }
     }
 
     /// What a checkpoint knows.
@@ -50,22 +77,44 @@ impl Replay {
         replay.mounts = Mounts::restore(checkpoint.mounts);
         let mut indexes: BTreeMap<LogId, LogIndex> =
             checkpoint.index.into_iter().map(|index| (index.log_id, index)).collect();
-        for entry in checkpoint.logs {
-            let id = entry.log_id;
+        for mut entry in checkpoint.nodes {
+            let id = entry.id;
+            replay.uses(id);
+            if entry.kind == NodeKind::Directory {
+                replay.directories.insert(id, entry);
+                continue;
+            }
             let index = indexes
                 .remove(&id)
-                .and_then(|index| SparseIndex::restore(max_points, index.granularity, index.points))
-                .unwrap_or_else(|| SparseIndex::new(max_points));
-            let mut state = LogState::new(entry, index);
-            state.end_lsn = checkpoint.recovery_lsn;
+                .and_then(|index| SparseIndex::restore(index.granularity, index.points, &replay.points))
+                .unwrap_or_default();
+            if entry.first_lsn == 0 {
+                // An entry of version 1 does not say: its first point does.
+                let first = index.points().first().filter(|(offset, _)| *offset == entry.head);
+                entry.first_lsn = first.map_or(0, |(_, lsn)| *lsn);
+            }
+            if entry.end_lsn == 0 {
+                entry.end_lsn = checkpoint.recovery_lsn;
+            }
+            let state = LogState::new(entry, index);
             replay.logs.insert(id, state);
         }
+        replay.next_id = replay.next_id.max(checkpoint.next_id);
+        replay.known_below = replay.next_id;
         replay
     }
 
-    fn note(&mut self, text: String) {
+    /// Notes a sentence, if there are not too many.
+    pub fn note(&mut self, text: String) {
         if self.notes.len() < MAX_NOTES {
             self.notes.push(text);
+        }
+    }
+
+    /// An id is used, once and for all.
+    fn uses(&mut self, id: NodeId) {
+        if id != ROOT_ID {
+            self.next_id = self.next_id.max(id.saturating_add(1));
         }
     }
 
@@ -90,30 +139,62 @@ impl Replay {
         }
     }
 
+    /// All frames were seen: what damage left is made a tree again.
+    pub fn finish(&mut self) {
+        mend::mend(self);
+    }
+
+    /// The path of an entry, without the first slash; `None` if it is longer than `most`.
+    pub fn path(&self, entry: &CatalogEntry, most: usize) -> Option<Vec<u8>> {
+        let (mut names, mut len) = (vec![entry.name.as_slice()], entry.name.len());
+        let mut at = entry.parent;
+        while at != ROOT_ID && len <= most {
+            let directory = self.directories.get(&at)?;
+            names.push(&directory.name);
+            len += 1 + directory.name.len();
+            at = directory.parent;
+        }
+        names.reverse();
+        (len <= most).then(|| names.join(&b'/'))
+    }
+
+    /// Bytes that the catalog takes in a checkpoint.
+    pub fn bytes(&self) -> u64 {
+        let names = self.logs.values().map(|log| &log.entry.name);
+        names.chain(self.directories.values().map(|entry| &entry.name)).map(|name| tree::cost(name)).sum()
+    }
+
+    /// What a checkpoint keeps of logs and directories.
+    pub fn nodes(&self) -> Vec<CatalogEntry> {
+        self.directories.values().cloned().chain(self.logs.values().map(LogState::saved)).collect()
+    }
+
+    /// What a checkpoint keeps of the logs' indexes.
+    pub fn indexes(&self) -> Vec<LogIndex> {
+        self.logs.iter().filter_map(|(id, state)| state.index.saved(*id)).collect()
+    }
+
     fn data(&mut self, found: &Found) {
-        let (offset, len) = (found.offset, found.value);
-        let Some(state) = self.logs.get_mut(&found.log_id) else {
-            self.note(format!(
-                "a record at LSN {:#x} is of log {}, which the catalog does not know",
-                found.lsn, found.log_id
-            ));
+        let (id, offset, len) = (found.log_id, found.offset, found.value);
+        if !self.logs.contains_key(&id) && !self.is_lost(found) {
             return;
-        };
+        }
+        let Some(state) = self.logs.get_mut(&id) else { return };
         let end = offset.saturating_add(len);
         state.end_lsn = state.end_lsn.max(found.lsn + found.total);
         // Also when seen before: frames come in log order, so the last one seen is the last change.
         state.entry.mtime_ns = found.time_ns;
         state.last_ns = state.last_ns.max(found.time_ns);
-        state.entry.flags &= !crate::format::catalog::FLAG_MTIME_SET;
+        state.entry.flags &= !FLAG_MTIME_SET;
         if end <= state.entry.size {
             return;
         }
         let gap = offset.saturating_sub(state.entry.size);
-        state.index.note(offset, found.lsn);
+        state.note(offset, found.lsn, &self.points);
         state.entry.size = end;
         state.entry.device_bytes += found.total;
         if gap > 0 {
-            self.note(format!("log {} lacks {gap} bytes before offset {offset}", found.log_id));
+            self.note(format!("log {id} lacks {gap} bytes before offset {offset}"));
         }
     }
 
@@ -127,21 +208,88 @@ impl Replay {
         }
     }
 
-    fn meta(&mut self, found: &Found) {
-        let entry = match CatalogEntry::decode(&found.payload) {
-            Ok(entry) => entry,
-            Err(error) => {
-                self.note(format!("a catalog record at LSN {:#x} makes no sense ({error})", found.lsn));
-                return;
-            }
+    /// A record of a log that is not there. Either the log was removed while it was open, and nobody misses it; or the
+    /// frame with its name is damaged, and it gets another (true).
+    fn is_lost(&mut self, found: &Found) -> bool {
+        let id = found.log_id;
+        if id < self.known_below
+            || self.gone.contains(&id)
+            || self.directories.contains_key(&id)
+            || [0, ROOT_ID].contains(&id)
+        {
+            return false;
+        }
+        self.note(format!(
+            "a record at LSN {:#x} is of log {id}, which the catalog does not know: it is `/{}` from now on",
+            found.lsn,
+            String::from_utf8_lossy(&mend::lost_name(id, 0))
+        ));
+        let entry = CatalogEntry {
+            id,
+            parent: ROOT_ID,
+            mode: LOST_MODE,
+            mtime_ns: found.time_ns,
+            ctime_ns: found.time_ns,
+            btime_ns: found.time_ns,
+            name: mend::lost_name(id, 0),
+            ..CatalogEntry::default()
         };
-        let max_points = self.max_points;
-        let state = self.logs.entry(entry.log_id).or_insert_with(|| {
-            let fresh = CatalogEntry { size: 0, head: 0, device_bytes: 0, ..entry.clone() };
-            LogState::new(fresh, SparseIndex::new(max_points))
-        });
-        let (size, head, device_bytes) = (state.entry.size, state.entry.head, state.entry.device_bytes);
-        state.entry = CatalogEntry { size, head, device_bytes, ..entry };
+        self.uses(id);
+        self.logs.insert(id, LogState::new(entry, SparseIndex::default()));
+        true
+    }
+
+    fn meta(&mut self, found: &Found) {
+        match CatalogRecord::decode_all(&found.payload) {
+            Ok(records) => records.into_iter().for_each(|record| self.record(record, found)),
+            Err(error) => self.note(format!("a catalog record at LSN {:#x} makes no sense ({error})", found.lsn)),
+        }
+    }
+
+    fn record(&mut self, record: CatalogRecord, found: &Found) {
+        let CatalogRecord { change, entry } = record;
+        let (id, parent) = (entry.id, entry.parent);
+        self.uses(id);
+        if self.gone.contains(&id) {
+            return;
+        }
+        match (change, entry.kind) {
+            (CatalogChange::Gone, _) => {
+                if let Some(mut state) = self.logs.remove(&id) {
+                    state.index.release(&self.points);
+                }
+                self.directories.remove(&id);
+                self.gone.insert(id);
+            }
+            // An id is a log or a directory for ever: who forges frames may say otherwise, but gets one of them.
+            (_, NodeKind::Directory) if !self.logs.contains_key(&id) => drop(self.directories.insert(id, entry)),
+            (_, NodeKind::Log) if !self.directories.contains_key(&id) => self.log(entry, found),
+            _ => self.note(format!(
+                "a catalog record at LSN {:#x} makes a log of a directory, or a directory of a log",
+                found.lsn
+            )),
+        }
+        if change != CatalogChange::Attributes
+            && let Some(directory) = self.directories.get_mut(&parent)
+        {
+            directory.mtime_ns = found.time_ns;
+            directory.ctime_ns = found.time_ns;
+        }
+    }
+
+    /// Sizes only grow, and frames are counted where they are found: the rest is as the record says.
+    fn log(&mut self, entry: CatalogEntry, found: &Found) {
+        let fresh =
+            || LogState::new(CatalogEntry { device_bytes: 0, first_lsn: 0, ..entry.clone() }, Default::default());
+        let state = self.logs.entry(entry.id).or_insert_with(fresh);
+        let before = &state.entry;
+        state.entry = CatalogEntry {
+            size: before.size.max(entry.size),
+            head: before.head.max(entry.head),
+            device_bytes: before.device_bytes,
+            first_lsn: before.first_lsn,
+            ..entry
+        };
         state.last_ns = state.last_ns.max(found.time_ns);
         state.end_lsn = state.end_lsn.max(found.lsn + found.total);
     }

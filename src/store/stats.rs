@@ -1,10 +1,10 @@
-//! Figures of a running store, and what can be asked of its logs.
+//! Figures of a running store.
 
 use std::sync::atomic::Ordering;
 
 use super::LogStructuredStore;
 use super::geometry::Shape;
-use super::types::{LogId, LogInfo, RecoveryReport, RingSlot, Stats};
+use super::types::{RecoveryReport, RingSlot, Stats};
 use crate::format::{Superblock, uuid_text};
 
 /// What a store is, mounted or not; the rest is zero.
@@ -19,40 +19,45 @@ pub(super) fn of_store(device: String, superblock: &Superblock, shape: &Shape, r
         block_size: shape.block,
         max_record: shape.max_record as u64,
         epoch: superblock.epoch,
+        worm: superblock.worm,
         recovery: recovery.clone(),
         ..Stats::default()
     }
 }
 
 impl LogStructuredStore {
-    /// All logs.
-    pub fn logs(&self) -> Vec<LogInfo> {
-        self.catalog.all().iter().map(|log| log.info()).collect()
-    }
-
-    /// One log.
-    pub fn log(&self, id: LogId) -> Option<LogInfo> {
-        self.catalog.get(id).map(|log| log.info())
-    }
-
-    /// The log with this name.
-    pub fn log_by_name(&self, name: &[u8]) -> Option<LogId> {
-        self.catalog.by_name(name)
-    }
-
     /// LLAMA's Hi-Stable.
     pub fn stable_lsn(&self) -> u64 {
         self.flusher.commit.stable()
     }
 
+    /// LSN of the end of what was accepted.
+    pub fn end_lsn(&self) -> u64 {
+        self.ring.end_lsn()
+    }
+
+    /// (bytes of all segments, bytes that can still be appended): what `df` shows, without asking every log.
+    pub fn usage(&self) -> (u64, u64) {
+        let full = self.flusher.full.load(Ordering::Relaxed);
+        let (_, available) = self.flusher.space().usage(self.ring.end_lsn());
+        (self.shape.capacity(), if full { 0 } else { available })
+    }
+
     /// Figures for people and programs.
     pub fn stats(&self) -> Stats {
-        let (mut appends, mut append_bytes) = (0, 0);
-        for log in self.catalog.all() {
-            let state = log.state.lock();
-            appends += state.appends;
-            append_bytes += state.append_bytes;
+        let past = &self.catalog.past;
+        let (mut appends, mut append_bytes) =
+            (past.appends.load(Ordering::Relaxed), past.append_bytes.load(Ordering::Relaxed));
+        let tree = self.catalog.tree.read();
+        let (logs_total, directories) = tree.counts();
+        let catalog_bytes = tree.bytes;
+        for id in tree.ids() {
+            if let Some(state) = self.catalog.lock(id) {
+                appends += state.appends;
+                append_bytes += state.append_bytes;
+            }
         }
+        drop(tree);
         let io = self.io.counters();
         let end_lsn = self.ring.end_lsn();
         let full = self.flusher.full.load(Ordering::Relaxed);
@@ -84,6 +89,11 @@ impl LogStructuredStore {
             seals_full,
             seals_commit,
             failed_flushes,
+            logs_total,
+            directories,
+            unlinked: self.catalog.unlinked.load(Ordering::Relaxed),
+            catalog_bytes,
+            catalog_limit: self.catalog.limit,
             queued_appends: self.deferred(),
             retries: io.retries,
             state,

@@ -1,9 +1,15 @@
 //! The words of the store's interface: what callers pass in and get back.
 
 use std::fmt;
+use std::sync::Arc;
 
-/// Id of a log; never reused within a store. 1 is `/log` of a new store, 0 no log.
-pub type LogId = u32;
+use crate::format::CatalogEntry;
+pub use crate::format::{NodeKind, ROOT_ID};
+
+/// Id of a log or a directory; never reused within a store. 1 is `/log` of a new store, `ROOT_ID` the root, 0 none.
+pub type NodeId = u32;
+/// Id of a log.
+pub type LogId = NodeId;
 
 /// Where an append may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,12 +85,16 @@ impl Default for StoreOptions {
     }
 }
 
-/// Attributes of a log as `stat` shows them.
+/// Attributes of a log or a directory as `stat` shows them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogInfo {
+pub struct NodeInfo {
     /// Its id.
-    pub id: LogId,
-    /// Its name, without a slash.
+    pub id: NodeId,
+    /// The directory that it is in; 0 for the root.
+    pub parent: NodeId,
+    /// Log or directory.
+    pub kind: NodeKind,
+    /// Its name, without a slash. In lists of a store's logs its path from the root, without the first slash.
     pub name: Vec<u8>,
     /// Permission bits (07777).
     pub mode: u32,
@@ -92,6 +102,8 @@ pub struct LogInfo {
     pub uid: u32,
     /// Group.
     pub gid: u32,
+    /// Links: 0 for a log that was removed while it was open.
+    pub nlink: u32,
     /// Logical offset of its end, in bytes.
     pub size: u64,
     /// First retained offset.
@@ -104,8 +116,117 @@ pub struct LogInfo {
     pub ctime_ns: u64,
     /// Birth, ns since 1970.
     pub btime_ns: u64,
-    /// LSN behind its last record: `make_stable(end_lsn)` is its fsync.
+    /// LSN behind its last record, or behind the last change of a directory: `make_stable(end_lsn)` is its fsync.
     pub end_lsn: u64,
+}
+
+/// Attributes of a log.
+pub type LogInfo = NodeInfo;
+
+impl NodeInfo {
+    /// What an entry tells.
+    pub(crate) fn of(entry: &CatalogEntry, end_lsn: u64) -> Self {
+        Self {
+            id: entry.id,
+            parent: entry.parent,
+            kind: entry.kind,
+            name: entry.name.clone(),
+            mode: entry.mode,
+            uid: entry.uid,
+            gid: entry.gid,
+            nlink: 1,
+            size: entry.size,
+            head: entry.head,
+            device_bytes: entry.device_bytes,
+            mtime_ns: entry.mtime_ns,
+            ctime_ns: entry.ctime_ns,
+            btime_ns: entry.btime_ns,
+            end_lsn,
+        }
+    }
+}
+
+/// A name in a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// What it stands for.
+    pub id: NodeId,
+    /// Log or directory.
+    pub kind: NodeKind,
+    /// The name.
+    pub name: Arc<[u8]>,
+}
+
+/// What a rename does with a name that is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RenameHow {
+    /// It is removed in the same step.
+    #[default]
+    Replace,
+    /// The rename is refused.
+    NoReplace,
+    /// The two change places.
+    Exchange,
+}
+
+/// A change of the catalog.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// A new log or directory.
+    Create {
+        /// Where.
+        parent: NodeId,
+        /// Its name.
+        name: Vec<u8>,
+        /// Log or directory.
+        kind: NodeKind,
+        /// Permission bits.
+        mode: u32,
+        /// Owner.
+        uid: u32,
+        /// Group, unless the directory hands down its own.
+        gid: u32,
+    },
+    /// `unlink` of a log, `rmdir` of a directory.
+    Remove {
+        /// Where.
+        parent: NodeId,
+        /// Its name.
+        name: Vec<u8>,
+        /// What it has to be.
+        kind: NodeKind,
+    },
+    /// Another name, another directory, or both.
+    Rename {
+        /// Where it is.
+        parent: NodeId,
+        /// Its name.
+        name: Vec<u8>,
+        /// Where it goes.
+        new_parent: NodeId,
+        /// Its new name.
+        new_name: Vec<u8>,
+        /// If there is one already.
+        how: RenameHow,
+    },
+    /// Mode, owner or time.
+    Attributes {
+        /// Of this.
+        id: NodeId,
+        /// What changes.
+        change: AttrChange,
+    },
+}
+
+/// What became of a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changed {
+    /// The node as it is now; as it was, if it is gone.
+    pub node: NodeInfo,
+    /// This log has no name any more: it stays until [`super::LogStructuredStore::forget`].
+    pub gone: Option<LogId>,
+    /// LSN behind the change: `make_stable` of it makes it durable.
+    pub lsn: u64,
 }
 
 /// A change of attributes; `None` leaves one as it is.
@@ -150,9 +271,33 @@ pub enum StoreError {
     /// No memory for it just now; nothing was taken or changed.
     #[error("out of memory")]
     Memory,
-    /// No such log.
-    #[error("no such log")]
+    /// No such log or directory.
+    #[error("no such log or directory")]
     NotFound,
+    /// The name is taken.
+    #[error("the name is taken")]
+    Exists,
+    /// The directory is not empty.
+    #[error("the directory is not empty")]
+    NotEmpty,
+    /// A directory is needed.
+    #[error("not a directory")]
+    NotADirectory,
+    /// Not for a directory.
+    #[error("is a directory")]
+    IsADirectory,
+    /// A directory can't be put into itself; a name can't be `.` or empty.
+    #[error("no such change can be")]
+    Invalid,
+    /// Longer than 255 bytes, or too many directories within one another.
+    #[error("the name is too long, or the directory too deep")]
+    NameTooLong,
+    /// Made with `format --worm`.
+    #[error("nothing is renamed or removed in a write-once store")]
+    WriteOnce,
+    /// No room in a checkpoint for another node or a longer name.
+    #[error("the catalog is full: the store was made for fewer logs (format --max-logs)")]
+    CatalogFull,
     /// The store is closing.
     #[error("the store is closed")]
     Closed,
@@ -170,6 +315,14 @@ impl StoreError {
             Self::Io(_) => libc::EIO,
             Self::Memory => libc::ENOMEM,
             Self::NotFound => libc::ENOENT,
+            Self::Exists => libc::EEXIST,
+            Self::NotEmpty => libc::ENOTEMPTY,
+            Self::NotADirectory => libc::ENOTDIR,
+            Self::IsADirectory => libc::EISDIR,
+            Self::Invalid => libc::EINVAL,
+            Self::NameTooLong => libc::ENAMETOOLONG,
+            Self::WriteOnce => libc::EPERM,
+            Self::CatalogFull => libc::ENOSPC,
             Self::Closed => libc::ESHUTDOWN,
         }
     }
@@ -179,6 +332,8 @@ impl StoreError {
 pub type StableDone = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 /// Called once with what became of a queued append.
 pub type AppendDone = Box<dyn FnOnce(Result<Appended, StoreError>) + Send>;
+/// Called once with what became of a change.
+pub type ChangeDone = Box<dyn FnOnce(Result<Changed, StoreError>) + Send>;
 /// Called once with the bytes of a read: fewer than asked for only at the end of the log or before damage.
 pub type ReadDone = Box<dyn FnOnce(Result<Vec<u8>, StoreError>) + Send>;
 
@@ -257,6 +412,18 @@ pub struct Stats {
     pub block_size: u64,
     /// Largest record.
     pub max_record: u64,
+    /// Logs.
+    pub logs_total: u64,
+    /// Directories, the root included.
+    pub directories: u64,
+    /// Logs without a name that are still open.
+    pub unlinked: u64,
+    /// Bytes that the catalog takes in a checkpoint.
+    pub catalog_bytes: u64,
+    /// Bytes that it may take: beyond it nothing is made.
+    pub catalog_limit: u64,
+    /// Nothing can ever be renamed or removed.
+    pub worm: bool,
     /// Epoch: number of this mount.
     pub epoch: u64,
     /// LSN of the end of what was accepted.

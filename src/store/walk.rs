@@ -100,12 +100,13 @@ impl LogStructuredStore {
             return Next::Finish(Ok(()));
         }
         // Still damaged: what lies behind it has been looked through before.
-        if job.log.state.lock().lost.as_ref().is_some_and(|lost| lost.contains(&job.offset)) {
+        let log = self.catalog.lock(job.log);
+        if log.is_some_and(|log| log.lost.as_ref().is_some_and(|lost| lost.contains(&job.offset))) {
             return Next::Finish(Err(StoreError::Io(job.lost("its frame is damaged"))));
         }
         if job.damage.is_none() {
             let text = format!("damage at LSN {:#x} ({why})", job.lsn);
-            log::error!("{}: log {}: {text}", self.io.describe(), job.log.id);
+            log::error!("{}: log {}: {text}", self.io.describe(), job.log);
             job.damage = Some(text);
         }
         let segment_end = self.shape.segment_end(job.lsn);
@@ -182,13 +183,13 @@ impl LogStructuredStore {
             let Some(frame) = head_of(bytes) else {
                 return Next::Finish(Err(StoreError::Io(job.lost("its frame can't be read"))));
             };
-            if frame.kind == FrameKind::Data && frame.log_id == job.log.id {
+            if frame.kind == FrameKind::Data && frame.log_id == job.log {
                 if frame.offset > job.offset {
                     let lost = job.lost("it was damaged");
-                    let mut state = job.log.state.lock();
-                    state.lost = Some(job.offset..frame.offset);
-                    state.remember(frame.offset, job.lsn);
-                    drop(state);
+                    if let Some(mut log) = self.catalog.lock(job.log) {
+                        log.lost = Some(job.offset..frame.offset);
+                        log.remember(frame.offset, job.lsn);
+                    }
                     return Next::Finish(if job.out.is_empty() { Err(StoreError::Io(lost)) } else { Ok(()) });
                 }
                 let payload = bytes.get(FRAME_HEADER..FRAME_HEADER + frame.value as usize).unwrap_or(&[]);
@@ -204,8 +205,10 @@ impl LogStructuredStore {
         }
         job.seed = if job.lsn == chunk.lsns.end { chunk.seed } else { None };
         job.need = 0;
-        if let Some((offset, lsn)) = last {
-            job.log.state.lock().remember(offset, lsn);
+        if let Some((offset, lsn)) = last
+            && let Some(mut log) = self.catalog.lock(job.log)
+        {
+            log.remember(offset, lsn);
         }
         self.step_segment(job)
     }

@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use llamafs::fuse::{MountError, MountSpec, StopHandle, serve};
-use llamafs::store::LogStructuredStore;
+use llamafs::store::{FormatOptions, LogStructuredStore};
 use tempfile::TempDir;
 
 /// Nobody, as a user and as a group.
@@ -26,11 +26,16 @@ pub struct Image {
 
 impl Image {
     pub fn new(bytes: u64) -> Self {
+        Self::with(bytes, |_| {})
+    }
+
+    /// With other settings than the usual ones.
+    pub fn with(bytes: u64, change: impl FnOnce(&mut FormatOptions)) -> Self {
         let base =
             std::env::var_os("LLAMAFS_TEST_DIR").map_or_else(|| env!("CARGO_TARGET_TMPDIR").into(), PathBuf::from);
         let dir = tempfile::Builder::new().prefix("image").tempdir_in(base).unwrap();
         let image = Self { dir };
-        backend::format(&image.path(), bytes);
+        backend::format(&image.path(), bytes, change);
         image
     }
 
@@ -200,13 +205,14 @@ pub fn eventually(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
 
 mod backend {
     use llamafs::io::{Access, open as open_device};
-    use llamafs::store::{FormatOptions, StoreOptions};
+    use llamafs::store::StoreOptions;
 
     use super::*;
 
-    pub fn format(path: &Path, bytes: u64) {
+    pub fn format(path: &Path, bytes: u64, change: impl FnOnce(&mut FormatOptions)) {
         File::create(path).unwrap().set_len(bytes).unwrap();
-        let options = FormatOptions { mode: 0o644, ..FormatOptions::default() };
+        let mut options = FormatOptions { mode: 0o644, ..FormatOptions::default() };
+        change(&mut options);
         let device = Arc::new(open_device(path, Access::ReadWrite).unwrap());
         LogStructuredStore::format(device, &options, &mut |_, _| {}).unwrap();
     }

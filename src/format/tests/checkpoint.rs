@@ -1,12 +1,15 @@
 //! Tests of catalog entries and checkpoints.
 
 use super::*;
-use crate::format::catalog::{ENTRY_FIXED, FLAG_MTIME_SET, is_valid_name};
+use crate::format::catalog::{ENTRY_FIXED, ENTRY_FIXED_1, FLAG_MTIME_SET, entry_len, is_valid_name};
+use crate::format::checkpoint::{checkpoint_len, entry_in_checkpoint, index_len, mounts_len};
 use proptest::prelude::*;
 
-pub(super) fn entry(log_id: u32, name: &[u8]) -> CatalogEntry {
+pub(super) fn entry(id: u32, name: &[u8]) -> CatalogEntry {
     CatalogEntry {
-        log_id,
+        id,
+        parent: ROOT_ID,
+        kind: NodeKind::Log,
         mode: 0o640,
         uid: 1000,
         gid: 100,
@@ -17,12 +20,21 @@ pub(super) fn entry(log_id: u32, name: &[u8]) -> CatalogEntry {
         ctime_ns: 2,
         btime_ns: 3,
         device_bytes: 8192,
+        first_lsn: 65_600,
+        end_lsn: 70_000,
+        retain_bytes: 1 << 20,
+        retain_age_ns: 1 << 40,
+        keep_min: 1 << 10,
         name: name.to_vec(),
     }
 }
 
 fn mount(epoch: u64, cut_lsn: u64, first_lsn: u64) -> MountEntry {
     MountEntry { epoch, cut_lsn, first_lsn }
+}
+
+fn directory(id: u32, parent: u32, name: &[u8]) -> CatalogEntry {
+    CatalogEntry { parent, kind: NodeKind::Directory, size: 0, head: 0, ..entry(id, name) }
 }
 
 pub(super) fn sample() -> Checkpoint {
@@ -33,10 +45,11 @@ pub(super) fn sample() -> Checkpoint {
         epoch: 2,
         recovery_lsn: 65_536,
         stable_lsn: 66_000,
-        logs: vec![entry(1, b"log"), entry(2, b"audit")],
+        nodes: vec![directory(ROOT_ID, 0, b""), entry(1, b"log"), directory(2, ROOT_ID, b"audit")],
         segments: vec![segment(0, SegmentState::Sealed), segment(4, SegmentState::Open)],
         index: vec![LogIndex { log_id: 1, granularity: 1 << 20, points: vec![(0, 65_600), (1 << 20, 70_000)] }],
         mounts: vec![mount(1, 65_536, 69_632), mount(2, 70_000, 70_016)],
+        next_id: 3,
     }
 }
 
@@ -57,11 +70,12 @@ fn mounts_are_in_order_or_not_there() {
     assert!(with(vec![mount(2, 30, 20)]).is_err(), "it begins before the cut");
     // A checkpoint of before there were mounts in it.
     let none = forged(|bytes| {
-        let len = bytes.len() - 4 - 2 * 24;
+        let (count, next_id) = (4, 4);
+        let len = bytes.len() - next_id - count - 2 * 24;
         bytes.truncate(len);
         bytes[12..16].copy_from_slice(&(len as u32 - CHECKPOINT_HEADER as u32).to_le_bytes());
     });
-    assert_eq!(none, Ok(Checkpoint { mounts: Vec::new(), ..sample() }));
+    assert_eq!(none, Ok(Checkpoint { mounts: Vec::new(), next_id: 0, ..sample() }));
 }
 
 #[test]
@@ -79,19 +93,92 @@ fn an_entry_is_judged_by_its_fields() {
     let good = entry(1, b"log");
     let bytes = good.encode();
     assert_eq!(CatalogEntry::decode(&bytes), Ok(good.clone()));
-    assert_eq!(bytes.len(), ENTRY_FIXED + 3);
+    assert_eq!((bytes.len(), bytes.len()), (ENTRY_FIXED + 16, entry_len(3)));
     for len in 0..bytes.len() {
         assert!(matches!(CatalogEntry::decode(&bytes[..len]), Err(CatalogError::Length { .. })), "{len}");
     }
     assert!(CatalogEntry::decode(&[&bytes[..], &[0]].concat()).is_err());
-    assert_eq!(CatalogEntry::decode(&[&[2], &bytes[1..]].concat()), Err(CatalogError::Version(2)));
+    assert_eq!(CatalogEntry::decode(&[&[3], &bytes[1..]].concat()), Err(CatalogError::Version(3)));
+    for at in [12, 13, 14, 15, 120, ENTRY_FIXED + 3] {
+        let mut bytes = bytes.clone();
+        bytes[at] = 9;
+        assert!(matches!(CatalogEntry::decode(&bytes), Err(CatalogError::Senseless(_))), "{at}");
+    }
     for bad in [
-        CatalogEntry { log_id: 0, ..good.clone() },
+        CatalogEntry { id: 0, ..good.clone() },
+        CatalogEntry { parent: 0, ..good.clone() },
+        CatalogEntry { parent: 1, ..good.clone() },
+        CatalogEntry { kind: NodeKind::Directory, ..good.clone() },
+        CatalogEntry { id: ROOT_ID, name: Vec::new(), ..good.clone() },
+        directory(ROOT_ID, 5, b""),
         CatalogEntry { mode: 0o100_644, ..good.clone() },
         CatalogEntry { head: 5000, ..good.clone() },
     ] {
         assert!(matches!(CatalogEntry::decode(&bad.encode()), Err(CatalogError::Senseless(_))));
     }
+}
+
+#[test]
+fn the_root_alone_has_no_name() {
+    let root = directory(ROOT_ID, 0, b"");
+    assert_eq!(CatalogEntry::decode(&root.encode()), Ok(root));
+    assert_eq!(CatalogEntry::decode(&directory(ROOT_ID, 0, b"x").encode()), Err(CatalogError::Name));
+    assert_eq!(CatalogEntry::decode(&directory(5, ROOT_ID, b"").encode()), Err(CatalogError::Name));
+}
+
+#[test]
+fn entries_of_version_1_are_logs_in_the_root() {
+    let mut bytes = vec![0; ENTRY_FIXED_1];
+    bytes[0] = 1;
+    bytes[2] = 3;
+    bytes[4..8].copy_from_slice(&7u32.to_le_bytes());
+    bytes[8..12].copy_from_slice(&0o640u32.to_le_bytes());
+    bytes[24..32].copy_from_slice(&99u64.to_le_bytes());
+    bytes.extend_from_slice(b"log");
+    let read = CatalogEntry::decode(&bytes).unwrap();
+    let expected =
+        CatalogEntry { id: 7, parent: ROOT_ID, mode: 0o640, size: 99, name: b"log".into(), ..CatalogEntry::default() };
+    assert_eq!(read, expected);
+    let record = CatalogRecord { change: CatalogChange::Attributes, entry: expected };
+    assert_eq!(CatalogRecord::decode_all(&bytes), Ok(vec![record]));
+    bytes[4..8].copy_from_slice(&ROOT_ID.to_le_bytes());
+    assert!(CatalogEntry::decode(&bytes).is_err());
+}
+
+#[test]
+fn one_frame_tells_of_several_nodes() {
+    let records = [
+        CatalogRecord { change: CatalogChange::Gone, entry: entry(4, b"target") },
+        CatalogRecord { change: CatalogChange::Named, entry: directory(3, 9, &[b'x'; 255]) },
+        CatalogRecord { change: CatalogChange::Attributes, entry: directory(ROOT_ID, 0, b"") },
+    ];
+    let bytes: Vec<u8> = records.iter().flat_map(CatalogRecord::encode).collect();
+    assert_eq!(CatalogRecord::decode_all(&bytes), Ok(records.to_vec()));
+    let ends: Vec<usize> = [144, 144 + 128 + 256, bytes.len()].into();
+    for len in (0..bytes.len()).filter(|len| !ends.contains(len)) {
+        assert!(CatalogRecord::decode_all(&bytes[..len]).is_err(), "{len}");
+    }
+    assert!(CatalogEntry::decode(&records[0].encode()).is_err(), "a change is no state");
+    let root = CatalogRecord { change: CatalogChange::Gone, entry: directory(ROOT_ID, 0, b"") };
+    assert!(CatalogRecord::decode_all(&root.encode()).is_err(), "the root stays");
+}
+
+#[test]
+fn lengths_are_known_before_anything_is_encoded() {
+    let sample = sample();
+    let entries = sample.nodes.iter().map(|node| entry_in_checkpoint(node.encoded_len())).sum();
+    assert_eq!(sample.encode().len() as u64, checkpoint_len(entries, 2, index_len(1, 2) + mounts_len(2)));
+}
+
+#[test]
+fn a_checkpoint_without_a_next_id_is_one_of_before() {
+    let read = forged(|bytes| {
+        bytes.truncate(bytes.len() - 4);
+        let len = (bytes.len() - 64) as u32;
+        bytes[12..16].copy_from_slice(&len.to_le_bytes());
+    });
+    assert_eq!(read, Ok(Checkpoint { next_id: 0, ..sample() }));
+    assert!(forged(|bytes| bytes.iter_mut().rev().take(4).for_each(|byte| *byte = 0)).is_err());
 }
 
 #[test]
@@ -120,7 +207,7 @@ fn others_are_named() {
 fn hostile_counts_allocate_nothing() {
     let logs = 64;
     let first_entry = logs + 4;
-    let segments = first_entry + 4 + ENTRY_FIXED + 3 + 4 + ENTRY_FIXED + 5;
+    let segments = first_entry + 4 + entry_len(0) + 4 + entry_len(3) + 4 + entry_len(5);
     let index = segments + 4 + 2 * 24;
     let points = index + 4 + 4 + 8;
     for at in [logs, first_entry, segments, index, points] {
@@ -138,8 +225,8 @@ fn contradictions_are_refused() {
         change(&mut checkpoint);
         matches!(Checkpoint::decode(&checkpoint.encode(), &UUID), Err(CheckpointError::Senseless(_)))
     };
-    assert!(refused(&|c| c.logs[1].log_id = 1));
-    assert!(refused(&|c| c.logs[1].name = b"log".to_vec()));
+    assert!(refused(&|c| c.nodes[2].id = 1));
+    assert!(refused(&|c| c.nodes[2].name = b"log".to_vec()));
     assert!(refused(&|c| c.segments[1].physical = 0));
     assert!(refused(&|c| c.index[0].points.reverse()));
     assert!(forged(|bytes| bytes.truncate(bytes.len() - 1)).is_err());
@@ -153,20 +240,30 @@ fn contradictions_are_refused() {
 }
 
 fn any_entry() -> impl Strategy<Value = CatalogEntry> {
-    (any::<[u32; 4]>(), 0u32..=0o7777, any::<[u64; 6]>(), prop::collection::vec(b'0'..=b'z', 1..=255)).prop_map(
-        |([log_id, uid, gid, flags], mode, [a, b, mtime_ns, ctime_ns, btime_ns, device_bytes], name)| CatalogEntry {
-            log_id: log_id.max(1),
-            mode,
-            uid,
-            gid,
-            flags,
-            size: a.max(b),
-            head: a.min(b),
-            mtime_ns,
-            ctime_ns,
-            btime_ns,
-            device_bytes,
-            name,
+    let words = (any::<[u32; 4]>(), any::<[u64; 6]>(), any::<[u64; 5]>(), any::<bool>());
+    (words, 0u32..=0o7777, prop::collection::vec(b'0'..=b'z', 1..=255)).prop_map(
+        |(([parent, uid, gid, flags], [a, b, mtime_ns, ctime_ns, btime_ns, device_bytes], more, log), mode, name)| {
+            CatalogEntry {
+                id: 1,
+                parent: parent.max(1000),
+                kind: if log { NodeKind::Log } else { NodeKind::Directory },
+                mode,
+                uid,
+                gid,
+                flags,
+                size: if log { a.max(b) } else { 0 },
+                head: if log { a.min(b) } else { 0 },
+                mtime_ns,
+                ctime_ns,
+                btime_ns,
+                device_bytes,
+                first_lsn: more[0],
+                end_lsn: more[1],
+                retain_bytes: more[2],
+                retain_age_ns: more[3],
+                keep_min: more[4],
+                name,
+            }
         },
     )
 }
@@ -187,26 +284,28 @@ proptest! {
     fn round_trip(
         uuid: [u8; 16],
         words: [u64; 4],
-        mut logs in prop::collection::vec(any_entry(), 0..6),
+        next_id in 1u32..,
+        mut nodes in prop::collection::vec(any_entry(), 0..6),
         states in prop::collection::vec((0usize..5, any::<u64>(), any::<u64>()), 0..20),
         index in prop::collection::vec(any_index(), 0..4),
         lens in prop::collection::vec(1u64..1000, 0..8),
     ) {
         use SegmentState::{Bad, Free, Open, Retired, Sealed};
-        for (n, log) in logs.iter_mut().enumerate() {
-            log.log_id = n as u32 + 1;
-            log.name[0] = b'0' + n as u8;
-            log.name.truncate(254);
-            log.name.push(b'0' + n as u8);
+        for (n, node) in nodes.iter_mut().enumerate() {
+            node.id = n as u32 + 1;
+            node.name[0] = b'0' + n as u8;
+            node.name.truncate(254);
+            node.name.push(b'0' + n as u8);
         }
-        prop_assume!(logs.iter().all(|log| is_valid_name(&log.name)));
+        prop_assume!(nodes.iter().all(|node| is_valid_name(&node.name)));
         let segments = states.into_iter().enumerate().map(|(n, (state, sequence, epoch))| SegmentEntry {
             sequence, physical: n as u32 * 3, state: [Free, Open, Sealed, Retired, Bad][state], epoch,
         }).collect();
         let [generation, epoch, recovery_lsn, stable_lsn] = words;
         let mounts = lens.iter().enumerate().map(|(n, len)| mount(n as u64, n as u64 * 1000, n as u64 * 1000 + len));
         let mounts = mounts.collect();
-        let checkpoint = Checkpoint { uuid, generation, epoch, recovery_lsn, stable_lsn, logs, segments, index, mounts };
+        let checkpoint =
+            Checkpoint { uuid, generation, epoch, recovery_lsn, stable_lsn, nodes, segments, index, mounts, next_id };
         prop_assert_eq!(Checkpoint::decode(&checkpoint.encode(), &uuid), Ok(checkpoint));
     }
 

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use super::Image;
 use super::areas;
 use super::walker::{Broken, Item};
-use crate::format::{CatalogEntry, FrameKind};
+use crate::format::{CatalogRecord, FrameKind};
 use crate::store::scan::Found;
 use crate::store::types::{LogId, StoreError};
 
@@ -227,7 +227,7 @@ impl Check<'_> {
         self.report.frames += 1;
         self.report.bytes += found.total;
         if found.kind == FrameKind::Meta
-            && let Err(error) = CatalogEntry::decode(&found.payload)
+            && let Err(error) = CatalogRecord::decode_all(&found.payload)
         {
             self.misfit(found, device_offset, format!("a catalog record makes no sense ({error})"));
         }
@@ -235,6 +235,10 @@ impl Check<'_> {
             return;
         }
         let Some(log) = self.logs.get_mut(&found.log_id) else {
+            // It was removed since.
+            if found.log_id < self.image.opened.recovered.replay.next_id {
+                return;
+            }
             // One is enough: with the catalog record of a log lost, all its records are like this.
             if !std::mem::replace(&mut self.unknown_log, true) {
                 let what = format!("a record is of log {}, which the catalog does not know", found.log_id);

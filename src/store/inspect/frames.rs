@@ -134,13 +134,13 @@ impl Image {
         }
     }
 
-    /// The whole log `name`, in order, to `out`; the gaps that damage left.
+    /// The whole log with the path `name`, in order, to `out`; the gaps that damage left.
     pub fn read_log(
         &self,
         name: &[u8],
         out: &mut dyn FnMut(u64, &[u8]) -> std::io::Result<()>,
     ) -> Result<Vec<Gap>, StoreError> {
-        let log = self.logs().into_iter().find(|log| log.name == name).ok_or(StoreError::NotFound)?;
+        let log = self.log(name).ok_or(StoreError::NotFound)?;
         let mut gaps = Vec::new();
         let mut expected = log.head;
         let mut failed = None;

@@ -12,6 +12,8 @@ pub(super) mod walker;
 
 use std::sync::Arc;
 
+use super::catalog::LogState;
+use super::create::catalog_limit;
 use super::error::OpenError;
 use super::geometry::Shape;
 use super::open::{Opened, examine};
@@ -23,6 +25,9 @@ use crate::io::{Device, QuikIO};
 
 pub use check::{CheckReport, Finding, Lost, Part};
 pub use frames::{FrameInfo, Gap};
+
+/// Bytes of all paths that are made at one time: whoever makes an image of endless paths gets numbers for the rest.
+const PATHS_BYTES: usize = 256 << 20;
 
 /// A store on a device, as recovery sees it, and its frames.
 pub struct Image {
@@ -56,16 +61,33 @@ impl Image {
         &self.opened.recovered.report
     }
 
-    /// The logs, as a mount would show them.
+    /// The logs, as a mount would show them, by id; their names are their paths.
     pub fn logs(&self) -> Vec<LogInfo> {
-        let states = self.opened.recovered.replay.logs.values();
-        states.map(super::catalog::LogState::info).collect()
+        let replay = &self.opened.recovered.replay;
+        let mut room = PATHS_BYTES;
+        let info = |log: &LogState| {
+            let name = replay.path(&log.entry, room).unwrap_or_else(|| format!("#{}", log.entry.id).into_bytes());
+            room = room.saturating_sub(name.len());
+            LogInfo { name, ..log.info() }
+        };
+        replay.logs.values().map(info).collect()
+    }
+
+    /// The log with this path.
+    pub fn log(&self, path: &[u8]) -> Option<LogInfo> {
+        let replay = &self.opened.recovered.replay;
+        let slashes = path.iter().take_while(|byte| **byte == b'/').count();
+        let path = path.get(slashes..).unwrap_or(&[]);
+        let last = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
+        let mut same = replay.logs.values().filter(|log| log.entry.name == last);
+        let log = same.find(|log| replay.path(&log.entry, path.len()).is_some_and(|found| found == path))?;
+        Some(LogInfo { name: path.to_vec(), ..log.info() })
     }
 
     /// Figures that make sense for a store that is not mounted.
     pub fn stats(&self) -> Stats {
         let superblock = &self.opened.superblock;
-        let Recovered { table, end, stable, from, report, .. } = &self.opened.recovered;
+        let Recovered { table, replay, end, stable, from, report, .. } = &self.opened.recovered;
         let rest = if self.shape.within(*end) == 0 { 0 } else { self.shape.segment_end(*end) - end };
         let (used, available) = table.usage(rest);
         Stats {
@@ -75,6 +97,10 @@ impl Image {
             end_lsn: *end,
             stable_lsn: *stable,
             recovery_lsn: *from,
+            logs_total: replay.logs.len() as u64,
+            directories: replay.directories.len() as u64,
+            catalog_bytes: replay.bytes(),
+            catalog_limit: catalog_limit(superblock),
             state: if superblock.clean {
                 "clean".to_owned()
             } else {

@@ -5,7 +5,7 @@
 
 use super::check::{CheckReport, Part};
 use super::{Image, areas};
-use crate::format::{Checkpoint, LogIndex, Lsn, SegmentEntry, SegmentHeader};
+use crate::format::{Checkpoint, Lsn, SegmentEntry, SegmentHeader};
 use crate::io::{IoError, SharedBuffer};
 use crate::store::scan::segment_header;
 use crate::store::superblocks::out_of_memory;
@@ -89,7 +89,7 @@ impl Image {
         let times = if lost { areas.len() } else { areas.iter().filter(|area| area.repairable).count() };
         for _area in 0..times {
             checkpoint.generation += 1;
-            if checkpoints::save(&self.io, &superblock, &checkpoint)? {
+            if checkpoints::save(&self.io, &superblock, checkpoint.clone())?.is_some() {
                 let offset = checkpoints::area(&superblock, checkpoint.generation);
                 done.push(format!("checkpoint area at offset {offset} was written again"));
             }
@@ -101,7 +101,7 @@ impl Image {
     /// Recovery has seen every frame, none was damaged, and it knew all that they meant.
     pub(super) fn can_make_checkpoint(&self) -> bool {
         let recovered = &self.opened.recovered;
-        !recovered.replay.damaged && recovered.report.damage.is_empty() && !recovered.replay.logs.is_empty()
+        !recovered.replay.damaged && recovered.report.damage.is_empty() && recovered.replay.next_id > 1
     }
 
     fn can_be_made_clean(&self, report: &CheckReport) -> bool {
@@ -115,10 +115,11 @@ impl Image {
         let end = self.opened.recovered.end;
         let checkpoint = self.checkpoint(self.opened.checkpoint_generation);
         let checkpoint = Checkpoint { generation: checkpoint.generation + 1, ..checkpoint };
-        if !checkpoints::save(&self.io, self.superblock(), &checkpoint)? {
+        let generation = checkpoint.generation;
+        if checkpoints::save(&self.io, self.superblock(), checkpoint)?.is_none() {
             return Ok(());
         }
-        self.opened.checkpoint_generation = checkpoint.generation;
+        self.opened.checkpoint_generation = generation;
         let superblock = &mut self.opened.superblock;
         (superblock.clean, superblock.stable_lsn, superblock.end_lsn) = (true, end, end);
         superblocks::write_next(&self.io, superblock)?;
@@ -130,21 +131,17 @@ impl Image {
     fn checkpoint(&self, generation: u64) -> Checkpoint {
         let recovered = &self.opened.recovered;
         let end: Lsn = recovered.end;
-        let index = |(id, state): (&u32, &crate::store::catalog::LogState)| LogIndex {
-            log_id: *id,
-            granularity: state.index.granularity(),
-            points: state.index.points().to_vec(),
-        };
         Checkpoint {
             uuid: self.superblock().uuid,
             generation,
             epoch: recovered.epoch,
             recovery_lsn: end,
             stable_lsn: end,
-            logs: recovered.replay.logs.values().map(|state| state.entry.clone()).collect(),
+            nodes: recovered.replay.nodes(),
             segments: recovered.table.live().copied().collect(),
-            index: recovered.replay.logs.iter().map(index).collect(),
+            index: recovered.replay.indexes(),
             mounts: recovered.replay.mounts.entries().to_vec(),
+            next_id: recovered.replay.next_id,
         }
     }
 }

@@ -91,6 +91,7 @@ pub fn recover(
     let mut recovery = Recovery { io, shape, superblock, table, replay, stable, report };
     let (end, epoch) = recovery.run(from, epoch).map_err(failed)?;
     let Recovery { table, mut replay, stable, mut report, .. } = recovery;
+    replay.finish();
     report.clean = superblock.clean && end == superblock.end_lsn;
     report.end_lsn = end;
     report.notes.append(&mut replay.notes);

@@ -5,10 +5,10 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
+use super::names::Names;
 use super::shape::Found;
 use super::{SalvageError, SalvageReport, Salvaged, Sink};
-use crate::format::catalog::is_valid_name;
-use crate::format::{CatalogEntry, FrameKind, Lsn, SegmentEntry};
+use crate::format::{CatalogChange, CatalogEntry, CatalogRecord, FrameKind, Lsn, NodeKind, SegmentEntry};
 use crate::io::{IoError, QuikIO};
 use crate::store::inspect::Gap;
 use crate::store::inspect::walker::{Item, Walker};
@@ -37,7 +37,7 @@ pub fn copy(
     io: &QuikIO,
     found: &Found,
     segments: &[SegmentEntry],
-    known: BTreeMap<LogId, CatalogEntry>,
+    known: Vec<CatalogEntry>,
     sink: &mut dyn Sink,
     report: &mut SalvageReport,
     progress: &mut dyn FnMut(u64, u64),
@@ -111,47 +111,59 @@ impl Open {
     }
 }
 
-/// Every log that has a record or a catalog entry.
+/// Every log that has a record or a catalog entry, by the path that it had last.
 fn catalog(
     io: &QuikIO,
     found: &Found,
     segments: &[SegmentEntry],
-    known: BTreeMap<LogId, CatalogEntry>,
+    known: Vec<CatalogEntry>,
     report: &mut SalvageReport,
 ) -> Result<BTreeMap<LogId, Open>, Failed> {
-    let of_entry = |entry: CatalogEntry| {
-        let path = if is_valid_name(&entry.name) { vec![entry.name] } else { Vec::new() };
-        let log = Salvaged { id: entry.log_id, path, head: entry.head, size: entry.size };
-        Open { end: log.head, log }
-    };
-    let mut logs: BTreeMap<LogId, Open> = known.into_iter().map(|(id, entry)| (id, of_entry(entry))).collect();
-    let mut left_out = 0u64;
-    walk(io, found, segments, false, &mut |item| {
-        let Item::Frame { found: frame, .. } = item else { return ControlFlow::Continue(()) };
-        let entry = match frame.kind {
-            FrameKind::Meta => CatalogEntry::decode(&frame.payload).ok(),
-            FrameKind::Data if !logs.contains_key(&frame.log_id) => None,
-            _ => return ControlFlow::Continue(()),
-        };
-        if frame.kind == FrameKind::Meta && entry.is_none() {
-            return ControlFlow::Continue(());
+    let mut names = Names::default();
+    let mut logs: BTreeMap<LogId, Open> = BTreeMap::new();
+    for entry in known {
+        if entry.kind == NodeKind::Log {
+            let log = Salvaged { id: entry.id, path: Vec::new(), head: entry.head, size: entry.size };
+            logs.insert(entry.id, Open { end: log.head, log });
         }
-        let id = entry.as_ref().map_or(frame.log_id, |entry| entry.log_id);
+        names.named(entry);
+    }
+    let mut left_out = 0u64;
+    let mut meet = |id: LogId| {
         if logs.len() >= MAX_LOGS && !logs.contains_key(&id) {
             left_out += 1;
-            return ControlFlow::Continue(());
+            return;
         }
         let unnamed = Salvaged { id, path: Vec::new(), head: 0, size: 0 };
-        let open = logs.entry(id).or_insert(Open { log: unnamed, end: 0 });
-        if let Some(entry) = entry {
-            // Frames come in order: the last one seen is the name it has. Sizes are only ever right in a checkpoint.
-            open.log.path = of_entry(entry).log.path;
+        logs.entry(id).or_insert(Open { log: unnamed, end: 0 });
+    };
+    walk(io, found, segments, false, &mut |item| {
+        let Item::Frame { found: frame, .. } = item else { return ControlFlow::Continue(()) };
+        match frame.kind {
+            FrameKind::Data => meet(frame.log_id),
+            // Frames come in order: the last name seen is the one it has. Sizes are only ever right in a checkpoint.
+            FrameKind::Meta => {
+                for record in CatalogRecord::decode_all(&frame.payload).unwrap_or_default() {
+                    if record.entry.kind == NodeKind::Log {
+                        meet(record.entry.id);
+                    }
+                    match record.change {
+                        CatalogChange::Gone => names.gone(record.entry.id),
+                        CatalogChange::Named | CatalogChange::Attributes => names.named(record.entry),
+                    }
+                }
+            }
+            _ => {}
         }
         ControlFlow::Continue(())
     })
     .map_err(Failed::Device)?;
+    for open in logs.values_mut() {
+        open.log.path = names.path(open.log.id);
+    }
+    let left_out = left_out + names.left_out;
     if left_out > 0 {
-        report.notes.push(format!("{left_out} frames of more than {MAX_LOGS} logs were left out"));
+        report.notes.push(format!("{left_out} frames of more than {MAX_LOGS} logs and directories were left out"));
     }
     Ok(logs)
 }

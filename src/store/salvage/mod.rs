@@ -5,19 +5,18 @@
 //! device makes sense.
 //!
 //! - `probe`: looks for whatever tells of a store; `shape`: which guess holds
-//! - `table`: which part of the log lies where; `copy`: the logs, record by record
+//! - `table`: which part of the log lies where; `names`: what the logs are called; `copy`: the logs, record by record
 
 mod copy;
+mod names;
 mod probe;
 mod shape;
 mod table;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::inspect::Gap;
 use super::types::LogId;
-use crate::format::CatalogEntry;
 use crate::io::{Device, IoError, QuikIO};
 
 pub use copy::MAX_LOGS;
@@ -102,8 +101,7 @@ pub fn salvage(
     let mut report = SalvageReport { notes: found.notes.clone(), ..SalvageReport::default() };
     let segments = table::segments(&io, &found, &clues);
     report.segments = segments.len() as u64;
-    let known: BTreeMap<LogId, CatalogEntry> =
-        clues.logs(&found.uuid).into_iter().map(|entry| (entry.log_id, entry)).collect();
+    let known = clues.nodes(&found.uuid);
     copy::copy(&io, &found, &segments, known, sink, &mut report, progress).map_err(|error| match error {
         copy::Failed::Device(error) => failed(error),
         copy::Failed::Sink(error) => error,

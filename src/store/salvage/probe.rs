@@ -50,9 +50,9 @@ impl Clues {
         of_store.filter(|checkpoint| checkpoint.uuid == *uuid).max_by_key(|checkpoint| checkpoint.generation)
     }
 
-    /// The logs that the newest checkpoint knows.
-    pub fn logs(&self, uuid: &[u8; 16]) -> Vec<CatalogEntry> {
-        self.checkpoint(uuid).map(|checkpoint| checkpoint.logs.clone()).unwrap_or_default()
+    /// The logs and directories that the newest checkpoint knows.
+    pub fn nodes(&self, uuid: &[u8; 16]) -> Vec<CatalogEntry> {
+        self.checkpoint(uuid).map(|checkpoint| checkpoint.nodes.clone()).unwrap_or_default()
     }
 }
 
