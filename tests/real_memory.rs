@@ -69,11 +69,11 @@ fn address_space(pid: i32) -> u64 {
 
 /// Appends until told to stop; a record that is refused for want of memory is tried again.
 fn append(log: &Path, writer: u32, stop: &AtomicBool) -> u32 {
-    let flags = if writer % 2 == 0 { libc::O_DSYNC } else { 0 };
+    let flags = if writer.is_multiple_of(2) { libc::O_DSYNC } else { 0 };
     let mut file = OpenOptions::new().append(true).custom_flags(flags).open(log).unwrap();
-    let mut number = 0;
+    let mut number = 0u32;
     while !stop.load(Ordering::Relaxed) {
-        let len = if number % 16 == 0 { LARGEST } else { HEADER + number as usize * 97 % 30_000 };
+        let len = if number.is_multiple_of(16) { LARGEST } else { HEADER + number as usize * 97 % 30_000 };
         match file.write(&record(writer, number, len)) {
             Ok(taken) => {
                 assert_eq!(taken, len);
