@@ -5,9 +5,8 @@
 
 use super::LogStructuredStore;
 use super::types::{LogId, OnError, ReadDone, StoreError};
-use super::walk;
-use crate::format::frame::peek;
-use crate::format::{FRAME_HEADER, FrameKind, FrameSeed, Lsn};
+use crate::format::frame::{decode, peek};
+use crate::format::{FRAME_HEADER, Frame, FrameKind, FrameSeed, Lsn, frame_len};
 use crate::io::{Buffer, IoError, try_copy, try_room};
 
 /// Bytes read from the device at a time by a sequential reader.
@@ -25,6 +24,8 @@ pub(super) struct Job {
     /// End of what is wanted.
     pub end: u64,
     pub out: Vec<u8>,
+    /// For a frame that is looked at in the ring.
+    room: Vec<u8>,
     /// Frame that is looked at next.
     pub lsn: Lsn,
     /// Nothing of this log lies behind this.
@@ -44,6 +45,19 @@ pub(super) struct Job {
     pub not_cut: Option<Lsn>,
     done: ReadDone,
 }
+
+/// A frame that is still in the ring.
+struct Staged {
+    /// Its log; 0 for what is no record.
+    log: LogId,
+    offset: u64,
+    total: u64,
+    /// Bytes of payload.
+    len: usize,
+}
+
+/// How often an appender that is busy copying is given the CPU before a reader gives up.
+const PATIENCE: u32 = 100_000;
 
 /// What to do after a piece of work on a job.
 pub(super) enum Next {
@@ -80,6 +94,7 @@ impl LogStructuredStore {
             offset,
             end,
             out,
+            room: Vec::new(),
             lsn,
             log_end,
             size,
@@ -147,24 +162,56 @@ impl LogStructuredStore {
             job.lsn = next;
             return Some(Next::Again);
         }
-        let head = peek(&header)?;
-        let frame = walk::head_of(&header)?;
-        let (log_id, offset, len) = (frame.log_id, frame.offset, frame.value);
-        if head.kind == FrameKind::Data && log_id == job.log && offset <= job.offset && job.offset < offset + len {
-            let skip = job.offset - offset;
-            let take = (len - skip).min(job.end - job.offset) as usize;
-            let at = job.out.len();
-            job.out.resize(at + take, 0);
-            let room = job.out.get_mut(at..)?;
-            if !self.ring.read(job.lsn + HEADER + skip, room) {
+        let mut room = std::mem::take(&mut job.room);
+        let found = self.whole_frame(job.lsn, &header, &mut room);
+        job.room = room;
+        let Some(frame) = found else {
+            let (oldest, _) = self.ring.live_range();
+            if job.lsn < oldest {
                 // Recycled meanwhile: it is on the device now.
-                job.out.truncate(at);
                 return Some(Next::Again);
             }
-            job.offset += take as u64;
+            return Some(Next::Finish(Err(StoreError::Io(job.lost("a frame in front of it is never finished")))));
+        };
+        let offset = frame.offset;
+        let payload = job.room.get(FRAME_HEADER..FRAME_HEADER + frame.len).unwrap_or(&[]);
+        if frame.log == job.log && offset <= job.offset && job.offset < offset + payload.len() as u64 {
+            let skip = (job.offset - offset) as usize;
+            let wanted = payload.get(skip..).unwrap_or(&[]);
+            let wanted = wanted.get(..wanted.len().min((job.end - job.offset) as usize)).unwrap_or(&[]);
+            job.out.extend_from_slice(wanted);
+            job.offset += wanted.len() as u64;
         }
-        job.lsn += head.total;
+        job.lsn += frame.total;
         Some(Next::Again)
+    }
+
+    /// The frame at `lsn` in the ring, whole and checked; `None` if it is not there any more.
+    ///
+    /// Between this log's frames lie those of others, and one of them may be claimed and not yet filled: then its bytes
+    /// are what an earlier filling left, and say nothing of where the next frame is. Its checksum tells; its appender
+    /// is busy copying and nothing else, and is given time to finish.
+    fn whole_frame(&self, lsn: Lsn, header: &[u8; FRAME_HEADER], room: &mut Vec<u8>) -> Option<Staged> {
+        let mut header = *header;
+        for _ in 0..PATIENCE {
+            if let Some(head) = peek(&header) {
+                let total = usize::try_from(head.total).unwrap_or(usize::MAX).min(frame_len(self.shape.max_record));
+                room.try_reserve(total.saturating_sub(room.len())).ok()?;
+                room.resize(total, 0);
+                if self.ring.read(lsn, room)
+                    && let Ok(frame) = decode(&self.seed, lsn, room, self.shape.max_record)
+                {
+                    let log = if frame.kind == FrameKind::Data { frame.log_id } else { 0 };
+                    let Frame { offset, total, .. } = frame;
+                    return Some(Staged { log, offset, total, len: frame.payload.len() });
+                }
+            }
+            std::thread::yield_now();
+            if !self.ring.read(lsn, &mut header) {
+                return None;
+            }
+        }
+        None
     }
 
     /// Read from the device what lies at the job's LSN, and go on with the job when it is there.

@@ -431,9 +431,11 @@ impl World {
         let fault = match (self.setup.disk, op) {
             (Disk::Honest, _) => return,
             (Disk::Failing, _) => SimFault::Error([libc::EIO, libc::ENOSPC, libc::EIO][choice as usize % 3]),
-            (Disk::Lying, SimOp::Write) if choice % 2 == 0 => SimFault::Misdirected(u64::from(choice / 2) * 512),
+            (Disk::Lying, SimOp::Write) if choice.is_multiple_of(2) => {
+                SimFault::Misdirected(u64::from(choice / 2) * 512)
+            }
             (Disk::Lying, SimOp::Write | SimOp::Flush) => SimFault::Lost,
-            (Disk::Lying, SimOp::Read) if choice % 2 == 0 => SimFault::Stale,
+            (Disk::Lying, SimOp::Read) if choice.is_multiple_of(2) => SimFault::Stale,
             (Disk::Lying, SimOp::Read) => SimFault::BitRot { at: choice / 2, xor: 1 << (choice % 8) },
         };
         self.facts.faults = true;
