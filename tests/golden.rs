@@ -320,6 +320,7 @@ fn the_golden_image_with_failed_flushes_is_read_and_appended_to() {
     assert_eq!(read(&device).0, expected + "more\n");
 }
 
+#[test]
 fn the_golden_tree_is_read_by_todays_code_with_and_without_its_checkpoints() {
     if is_to_be_written(TREE) {
         write_tree();

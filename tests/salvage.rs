@@ -184,7 +184,7 @@ fn random_bytes_are_survived() {
         let mut bytes: Vec<u8> = (0..512 << 10).map(|_| next(&mut state) as u8).collect();
         for _ in 0..seed * 20 {
             let at = (next(&mut state) % (bytes.len() as u64 - 16)) as usize / 16 * 16;
-            let at = if next(&mut state) % 2 == 0 { at / 4096 * 4096 } else { at };
+            let at = if next(&mut state).is_multiple_of(2) { at / 4096 * 4096 } else { at };
             let magic = magics[(next(&mut state) % 8) as usize];
             bytes[at..at + magic.len()].copy_from_slice(magic);
         }
