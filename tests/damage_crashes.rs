@@ -32,17 +32,17 @@ fn crash_again_and_again(tail: Tail, seed: u64, longest: u64) {
             let data = record(seed * 1000 + life * 100 + number, longest);
             let lsn = append(&store, &data).unwrap();
             written.extend_from_slice(&data);
-            if (number + seed) % 5 == 0 {
+            if (number + seed).is_multiple_of(5) {
                 store.make_stable_now(lsn).unwrap();
                 synced = written.len();
             }
-            if (number + seed) % 17 == 0 {
+            if (number + seed).is_multiple_of(17) {
                 store.tick();
                 store.poll(false);
             }
         }
         // Some lives end as they should.
-        if (seed + life) % 4 == 0 {
+        if (seed + life).is_multiple_of(4) {
             store.close().unwrap();
             synced = written.len();
         }
