@@ -10,6 +10,7 @@
 
 pub mod model;
 pub mod mount;
+pub mod names;
 pub mod plan;
 pub mod rng;
 pub mod run;

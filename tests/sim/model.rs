@@ -13,6 +13,10 @@ pub enum What {
     Record { log: u32, data: Vec<u8> },
     /// A change of attributes.
     Mode { log: u32, mode: u32 },
+    /// A log or directory has this name from now on; the log it replaces is gone.
+    Named { id: u32, node: Node, replaced: Option<u32> },
+    /// A log or directory is no more.
+    Gone { id: u32 },
     /// Nothing that shows.
     Nothing,
 }
@@ -26,33 +30,52 @@ pub struct Log {
     pub device_bytes: u64,
 }
 
+/// What a log or directory is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    pub parent: u32,
+    pub name: Vec<u8>,
+    pub directory: bool,
+}
+
+/// Everything that shows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Shown {
+    pub logs: BTreeMap<u32, Log>,
+    pub nodes: BTreeMap<u32, Node>,
+}
+
 /// The store.
 #[derive(Debug, Clone, Default)]
 pub struct Model {
     /// By the LSN behind it.
     accepted: BTreeMap<u64, What>,
-    /// The logs with all that was accepted.
-    logs: BTreeMap<u32, Log>,
-    /// The logs with all that lies below `base`, which can't be lost any more.
-    base_logs: BTreeMap<u32, Log>,
+    /// The state with all that was accepted.
+    now: Shown,
+    /// The state with all that is promised.
+    base: Shown,
     /// Everything below is promised.
     pub durable: u64,
 }
 
+/// Mode of a log that is made.
+pub const NEW_MODE: u32 = 0o640;
 /// Bytes of a frame's header, and the line it is rounded up to.
 const HEADER: u64 = 32;
 const LINE: u64 = 16;
 
 impl Model {
     /// A new store with one log.
-    pub fn new(log: u32, mode: u32) -> Self {
+    pub fn new(log: u32, mode: u32, root: u32) -> Self {
         let logs = BTreeMap::from([(log, Log { mode, ..Log::default() })]);
-        Self { logs: logs.clone(), base_logs: logs, ..Self::default() }
+        let nodes = BTreeMap::from([(log, Node { parent: root, name: b"log".to_vec(), directory: false })]);
+        let now = Shown { logs, nodes };
+        Self { now: now.clone(), base: now, ..Self::default() }
     }
 
     /// `what` was accepted; `end` is the LSN behind it.
     pub fn accept(&mut self, end: u64, what: What) {
-        apply(&mut self.logs, &what);
+        apply(&mut self.now, &what);
         let before = self.accepted.insert(end, what);
         assert!(before.is_none(), "two things end at LSN {end:#x}");
         let last = self.accepted.last_key_value().map(|(end, _)| *end);
@@ -65,7 +88,7 @@ impl Model {
         // What is promised need not be kept as a list.
         let rest = self.accepted.split_off(&(self.durable + 1));
         for what in std::mem::replace(&mut self.accepted, rest).values() {
-            apply(&mut self.base_logs, what);
+            apply(&mut self.base, what);
         }
     }
 
@@ -74,7 +97,7 @@ impl Model {
         assert!(end >= self.durable, "the store ends at {end:#x}: {:#x} was promised", self.durable);
         let lost = self.accepted.split_off(&(end + 1)).len();
         self.promise(end);
-        self.logs.clone_from(&self.base_logs);
+        self.now.clone_from(&self.base);
         lost
     }
 
@@ -83,13 +106,14 @@ impl Model {
         self.accepted.split_off(&(end + 1));
         self.durable = self.durable.min(end);
         self.promise(end);
-        let known = self.base_logs.entry(log).or_default();
-        assert!(size <= known.data.len().max(self.logs[&log].data.len()) as u64, "a log has grown by itself");
+        let known = self.base.logs.entry(log).or_default();
+        let before = &self.now.logs[&log].data;
+        assert!(size <= known.data.len().max(before.len()) as u64, "a log has grown by itself");
         if size > known.data.len() as u64 {
-            known.data.clone_from(&self.logs[&log].data);
+            known.data.clone_from(before);
         }
         known.data.truncate(size as usize);
-        self.logs.clone_from(&self.base_logs);
+        self.now.clone_from(&self.base);
     }
 
     /// The store ends where it ended, and everything is promised.
@@ -100,11 +124,37 @@ impl Model {
     }
 
     pub fn log(&self, log: u32) -> &Log {
-        &self.logs[&log]
+        &self.now.logs[&log]
     }
 
-    pub fn logs(&self) -> &BTreeMap<u32, Log> {
-        &self.logs
+    /// How many logs have records that are not promised yet and lie below `lsn`.
+    pub fn logs_until(&self, lsn: u64) -> usize {
+        let logs = self.accepted.range(..=lsn).filter_map(|(_, what)| match what {
+            What::Record { log, .. } => Some(*log),
+            _ => None,
+        });
+        logs.collect::<std::collections::BTreeSet<u32>>().len()
+    }
+
+    /// Everything that will show whatever happens.
+    pub fn promised(&self) -> &Shown {
+        &self.base
+    }
+
+    /// Everything that shows.
+    pub fn shown(&self) -> &Shown {
+        &self.now
+    }
+
+    /// The path of a log, without the first slash.
+    pub fn path(&self, log: u32) -> Vec<u8> {
+        let mut path = Vec::new();
+        let mut at = log;
+        while let Some(node) = self.now.nodes.get(&at) {
+            path = if path.is_empty() { node.name.clone() } else { [&node.name[..], b"/", &path[..]].concat() };
+            at = node.parent;
+        }
+        path
     }
 
     /// LSN behind the last thing accepted that is not promised yet.
@@ -118,7 +168,8 @@ pub fn frame_len(len: u64) -> u64 {
     (HEADER + len).next_multiple_of(LINE)
 }
 
-fn apply(logs: &mut BTreeMap<u32, Log>, what: &What) {
+fn apply(shown: &mut Shown, what: &What) {
+    let Shown { logs, nodes } = shown;
     match what {
         What::Record { log, data } => {
             let log = logs.entry(*log).or_default();
@@ -126,6 +177,20 @@ fn apply(logs: &mut BTreeMap<u32, Log>, what: &What) {
             log.device_bytes += frame_len(data.len() as u64);
         }
         What::Mode { log, mode } => logs.entry(*log).or_default().mode = *mode,
+        What::Named { id, node, replaced } => {
+            if let Some(replaced) = replaced {
+                logs.remove(replaced);
+                nodes.remove(replaced);
+            }
+            if !node.directory && !nodes.contains_key(id) {
+                logs.insert(*id, Log { mode: NEW_MODE, ..Log::default() });
+            }
+            nodes.insert(*id, node.clone());
+        }
+        What::Gone { id } => {
+            logs.remove(id);
+            nodes.remove(id);
+        }
         What::Nothing => {}
     }
 }

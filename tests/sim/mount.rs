@@ -185,14 +185,17 @@ impl World {
         // What recovery would give: the model cut there.
         let mut model = self.model.clone();
         model.cut(report.end_lsn);
-        let mut bytes = Vec::new();
-        let gaps = image.read_log(b"log", &mut |offset, piece| {
-            assert_eq!(offset, bytes.len() as u64, "the pieces of a log are not in order");
-            bytes.extend_from_slice(piece);
-            Ok(())
-        });
-        assert_eq!(gaps.expect("the log is there"), Vec::new());
-        assert!(bytes == model.log(LOG).data, "an unmounted log has {} bytes, and not the right ones", bytes.len());
+        assert_eq!(image.logs().len(), model.shown().logs.len(), "logs of an unmounted store");
+        for (id, log) in &model.shown().logs {
+            let mut bytes = Vec::new();
+            let gaps = image.read_log(&model.path(*id), &mut |offset, piece| {
+                assert_eq!(offset, bytes.len() as u64, "the pieces of a log are not in order");
+                bytes.extend_from_slice(piece);
+                Ok(())
+            });
+            assert_eq!(gaps.expect("the log is there"), Vec::new());
+            assert!(bytes == log.data, "an unmounted log has {} bytes, and not the right ones", bytes.len());
+        }
     }
 
     /// Mount a fresh store, and compare nothing.
@@ -250,7 +253,15 @@ impl World {
     fn note_cut(&mut self, store: &LogStructuredStore, report: &RecoveryReport) {
         let (durable, end) = (self.model.durable, self.model.end());
         let cut = report.end_lsn;
+        let before = self.model.shown().nodes.clone();
+        let promised = self.model.promised().nodes.clone();
         let lost = self.model.cut(cut);
+        let after = &self.model.shown().nodes;
+        self.hits.hit_if(State::CreateLost, before.keys().any(|id| !after.contains_key(id)));
+        self.hits.hit_if(State::CreateKept, after.keys().any(|id| !promised.contains_key(id)));
+        self.hits.hit_if(State::RemoveLost, after.keys().any(|id| !before.contains_key(id)));
+        let renamed = |(id, node)| after.get(id).is_some_and(|now| now != node);
+        self.hits.hit_if(State::RenameLost, before.iter().any(renamed));
         if lost > 0 {
             self.hits.hit_if(State::CutInBlock, !cut.is_multiple_of(BLOCK));
             self.hits.hit_if(State::CutOnBlock, cut.is_multiple_of(BLOCK));
@@ -268,12 +279,22 @@ impl World {
 
     /// Figures that the model knows too.
     fn check_figures(&mut self, store: &LogStructuredStore) {
-        let log = self.model.log(LOG);
-        let info = store.log(LOG).expect("the log is there");
-        assert_eq!(info.size, log.data.len() as u64, "size");
-        assert_eq!(info.mode, log.mode, "mode");
-        assert_eq!(info.device_bytes, log.device_bytes, "bytes on the device");
+        let shown = self.model.shown();
+        for (id, log) in &shown.logs {
+            let info = store.log(*id).expect("the log is there");
+            assert_eq!(info.size, log.data.len() as u64, "size");
+            assert_eq!(info.mode, log.mode, "mode");
+            assert_eq!(info.device_bytes, log.device_bytes, "bytes on the device");
+        }
+        for (id, node) in &shown.nodes {
+            let info = store.node(*id).expect("the log or directory is there");
+            assert_eq!((info.parent, &info.name), (node.parent, &node.name), "name");
+            assert_eq!(store.lookup(node.parent, &node.name).expect("it is found by its name").id, *id);
+        }
         let stats = store.stats();
+        let directories = shown.nodes.len() - shown.logs.len();
+        // The root is a directory too.
+        assert_eq!((stats.logs_total, stats.directories), (shown.logs.len() as u64, directories as u64 + 1), "counts");
         assert!(stats.used + stats.segments_free * stats.segment_size <= stats.capacity, "{stats:?}");
         assert!(stats.available <= stats.capacity - stats.used, "{stats:?}");
         // The log is one run from the first segment on: what is used is what lies below its end.
@@ -281,7 +302,14 @@ impl World {
     }
 
     fn read_all(&mut self, store: &Arc<LogStructuredStore>) {
-        let size = self.model.log(LOG).data.len() as u64;
+        for log in self.model.shown().logs.keys().copied().collect::<Vec<_>>() {
+            self.log = log;
+            self.read_one(store);
+        }
+    }
+
+    fn read_one(&mut self, store: &Arc<LogStructuredStore>) {
+        let size = self.model.log(self.log).data.len() as u64;
         let mut offset = 0;
         while offset < size {
             let len = 512 + (self.seed.wrapping_add(offset) % 16_000) as usize;

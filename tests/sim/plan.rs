@@ -65,6 +65,14 @@ pub enum Op {
     Read { at: u32, len: u32 },
     /// Change the mode.
     Mode { mode: u32 },
+    /// Go on with another log.
+    Log { which: u32 },
+    /// Make a log, or a directory.
+    Make { directory: bool },
+    /// Give the present log another name, in another directory; perhaps the name of another log.
+    Rename { which: u32, replace: bool },
+    /// Remove the present log, or a directory that is empty.
+    Remove { which: u32, directory: bool },
     /// Append until there is no room.
     Fill { len: u32 },
     /// The disk stops working for a while.
@@ -203,7 +211,8 @@ fn life(rng: &mut Rng, setup: &Setup, ops: &mut Vec<Op>) {
             8 => Op::Poll,
             9 => Op::Settle,
             10 => Op::Read { at: rng.next() as u32, len: rng.below(20_000) as u32 },
-            11 => Op::Mode { mode: rng.below(0o10000) as u32 },
+            11 if rng.chance(1, 3) => Op::Mode { mode: rng.below(0o10000) as u32 },
+            11 => change(rng),
             12 if rng.chance(1, 6) => Op::Fill { len },
             12 => Op::Append { len: longest, fill },
             13 if rng.chance(1, 4) => Op::Stall,
@@ -211,6 +220,17 @@ fn life(rng: &mut Rng, setup: &Setup, ops: &mut Vec<Op>) {
             _ if setup.disk != Disk::Honest => Op::Fault { which: rng.next() as u32, nth: rng.below(6) as u32 },
             _ => Op::Sync,
         });
+    }
+}
+
+/// A change of the catalog.
+fn change(rng: &mut Rng) -> Op {
+    let which = rng.next() as u32;
+    match rng.below(10) {
+        0..4 => Op::Log { which },
+        4..7 => Op::Make { directory: rng.chance(1, 3) },
+        7 | 8 => Op::Rename { which, replace: rng.chance(1, 2) },
+        _ => Op::Remove { which, directory: rng.chance(1, 3) },
     }
 }
 

@@ -59,6 +59,13 @@ states! {
     MountFailed = "a mount failed on a failing disk",
     ReadFromRing = "a record was read before it was written",
     ReadFromDisk = "a record was read from the disk",
+    CreateLost = "a crash lost a new log",
+    CreateKept = "a crash kept a new log that nobody had synced",
+    RenameLost = "a crash lost a rename",
+    RemoveLost = "a crash lost a removal",
+    Replaced = "a rename replaced another log",
+    InDirectory = "a log was moved into a directory",
+    ManySynced = "records of several logs became stable by one fsync",
     LieFound = "a lying disk was found out",
     LieHarmless = "a lying disk did no harm",
 }

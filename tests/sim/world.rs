@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use llamafs::format::ROOT_ID;
 use llamafs::io::{Device, SimDevice, SimFault, SimOp};
 use llamafs::store::{AppendAt, Appended, AttrChange, LogStructuredStore, StoreError};
 use parking_lot::Mutex;
@@ -44,6 +45,10 @@ pub struct World {
     pub answers: Answers,
     /// Records made so far: no two are alike.
     records: u64,
+    /// The log that is appended to and read.
+    pub log: u32,
+    /// Names made so far.
+    pub names: u32,
     pub stalled: bool,
     /// LSN that was synced last.
     synced: u64,
@@ -86,7 +91,9 @@ impl World {
             seed,
             device,
             store: None,
-            model: Model::new(LOG, 0o644),
+            model: Model::new(LOG, 0o644, ROOT_ID),
+            log: LOG,
+            names: 0,
             hits: Hits::default(),
             answers: Answers::default(),
             records: 0,
@@ -155,6 +162,7 @@ impl World {
             Op::Settle => self.settle(&store),
             Op::Read { at, len } => self.read(&store, at, len),
             Op::Mode { mode } => self.mode(&store, mode),
+            Op::Log { .. } | Op::Make { .. } | Op::Rename { .. } | Op::Remove { .. } => self.change(&store, op),
             Op::Fill { len } => self.fill(&store, len),
             Op::Stall => self.stall(true),
             Op::Fault { which, nth } => self.fault(which, u64::from(nth)),
@@ -190,13 +198,13 @@ impl World {
     }
 
     fn accepted(&mut self, appended: Appended, data: Vec<u8>) {
-        let len = self.model.log(LOG).data.len() as u64;
+        let len = self.model.log(self.log).data.len() as u64;
         assert_eq!(appended.offset, len, "a record was accepted at the wrong offset");
         if data.is_empty() {
             return;
         }
         self.placed(appended.end_lsn, frame_len(data.len() as u64), Last::Record);
-        self.model.accept(appended.end_lsn, What::Record { log: LOG, data });
+        self.model.accept(appended.end_lsn, What::Record { log: self.log, data });
     }
 
     /// A frame of `total` bytes ends at `end`.
@@ -214,7 +222,7 @@ impl World {
     fn append(&mut self, store: &Arc<LogStructuredStore>, len: u32, fill: Fill) -> Result<(), StoreError> {
         let data = self.data(len, fill);
         self.pump();
-        match store.try_append(LOG, &data, AppendAt::End) {
+        match store.try_append(self.log, &data, AppendAt::End) {
             Ok(appended) => {
                 assert!(data.is_empty() || !self.facts.sync_failed, "a record was taken after an fsync had failed");
                 self.accepted(appended, data);
@@ -228,7 +236,7 @@ impl World {
     }
 
     /// May the store refuse like this?
-    fn refused(&mut self, store: &LogStructuredStore, error: &StoreError) {
+    pub fn refused(&mut self, store: &LogStructuredStore, error: &StoreError) {
         match error {
             StoreError::WouldBlock => {
                 self.hits.hit(State::RingFull);
@@ -254,7 +262,7 @@ impl World {
         let data = self.data(len, fill);
         let (answers, kept) = (self.answers.clone(), data.clone());
         let done = Box::new(move |result| answers.lock().push_back(Answer::Later { data: kept, result }));
-        store.append_later(LOG, data, AppendAt::End, done);
+        store.append_later(self.log, data, AppendAt::End, done);
     }
 
     fn give_up(&mut self, store: &Arc<LogStructuredStore>, len: u32) {
@@ -270,7 +278,7 @@ impl World {
 
     fn sync(&mut self, store: &Arc<LogStructuredStore>) {
         self.pump();
-        let Some(info) = store.log(LOG) else { panic!("the log is gone") };
+        let Some(info) = store.log(self.log) else { panic!("the log is gone") };
         let lsn = info.end_lsn;
         let over_buffers = lsn > store.stable_lsn() + self.setup.buffer_size as u64;
         let answers = self.answers.clone();
@@ -291,6 +299,7 @@ impl World {
                     self.hits.hit_if(State::SharedTailBlock, shared);
                     self.hits.hit_if(State::SyncOverBuffers, over_buffers);
                     self.synced = lsn;
+                    self.hits.hit_if(State::ManySynced, self.model.logs_until(lsn) > 1);
                     if !self.facts.lied {
                         self.model.promise(lsn);
                     }
@@ -337,7 +346,7 @@ impl World {
 
     fn read(&mut self, store: &Arc<LogStructuredStore>, at: u32, len: u32) {
         self.stall(false);
-        let size = self.model.log(LOG).data.len() as u64;
+        let size = self.model.log(self.log).data.len() as u64;
         let offset = if size == 0 { 0 } else { u64::from(at) % (size + size / 16 + 1) };
         if offset + u64::from(len) >= size && self.model.end() > store.stable_lsn() {
             self.hits.hit(State::ReadFromRing);
@@ -349,10 +358,10 @@ impl World {
     pub fn compare(&mut self, store: &LogStructuredStore, offset: u64, len: usize) -> usize {
         self.pump();
         // What is accepted meanwhile is not asked for.
-        let size = self.model.log(LOG).data.len();
+        let size = self.model.log(self.log).data.len();
         let slot = Arc::new(Mutex::new(None));
         let filled = slot.clone();
-        store.read(LOG, offset, len, Box::new(move |result| *filled.lock() = Some(result)));
+        store.read(self.log, offset, len, Box::new(move |result| *filled.lock() = Some(result)));
         let mut rounds = 0;
         while slot.lock().is_none() {
             store.poll(true);
@@ -361,7 +370,7 @@ impl World {
         }
         self.pump();
         let stopped = store.stats().state.starts_with("appends stopped");
-        let data = &self.model.log(LOG).data[..size];
+        let data = &self.model.log(self.log).data[..size];
         let from = (offset as usize).min(data.len());
         let expected = &data[from..from.saturating_add(len).min(data.len())];
         let result = slot.lock().take();
@@ -393,11 +402,11 @@ impl World {
     fn mode(&mut self, store: &Arc<LogStructuredStore>, mode: u32) {
         // It sleeps while the ring is full, and nobody but this thread makes room.
         self.settle(store);
-        match store.set_attr(LOG, AttrChange { mode: Some(mode), ..AttrChange::default() }) {
+        match store.set_attr(self.log, AttrChange { mode: Some(mode), ..AttrChange::default() }) {
             Ok(info) => {
                 assert_eq!(info.mode, mode & 0o7777);
                 self.last = Last::Record;
-                self.model.accept(info.end_lsn, What::Mode { log: LOG, mode: info.mode });
+                self.model.accept(info.end_lsn, What::Mode { log: self.log, mode: info.mode });
             }
             Err(error) => self.refused(store, &error),
         }
@@ -441,6 +450,11 @@ impl World {
         self.facts.faults = true;
         self.facts.lied |= self.setup.disk == Disk::Lying;
         self.device.inject(op, nth, 1, fault);
+    }
+
+    /// A frame that is no record was the last.
+    pub fn changed(&mut self) {
+        self.last = Last::Record;
     }
 
     pub fn last_was_void(&self) -> bool {
