@@ -57,8 +57,8 @@ pub struct Action {
     pub answers: Vec<(StableDone, Result<(), StoreError>)>,
     /// Start a device flush; report it by [`Commit::flushed`].
     pub flush: bool,
-    /// Seal CURRENT (with true: also if it has no claims) and tell [`Commit::set_goal`].
-    pub begin: Option<bool>,
+    /// Seal CURRENT, also if it has no claims, and tell [`Commit::set_goal`].
+    pub begin: bool,
 }
 
 /// The commit state of a store.
@@ -228,7 +228,8 @@ impl Books {
         }
         if !self.waiters.is_empty() || self.mark_wanted {
             self.busy = true;
-            action.begin = Some(std::mem::take(&mut self.mark_wanted));
+            self.mark_wanted = false;
+            action.begin = true;
         }
     }
 

@@ -151,10 +151,13 @@ impl Flusher {
             for (done, result) in action.answers {
                 done(result);
             }
-            let Some(even_empty) = begin else { return };
+            if !begin {
+                return;
+            }
             let Some(ring) = self.ring.get().and_then(Weak::upgrade) else { return };
-            // Refused only by a closed ring or for want of an open buffer: then everything is sealed already.
-            let _ = if even_empty { ring.force_seal(Why::Commit).map(Some) } else { ring.seal(Why::Commit) };
+            // Also without claims: what is sealed already was so before the last flush ended, and its marks don't tell
+            // of that. Refused only by a closed ring or for want of an open buffer: then everything is sealed.
+            let _ = ring.force_seal(Why::Commit);
             let goal = self.space.lock().sealed_end;
             action = self.commit.set_goal(goal);
         }

@@ -172,6 +172,9 @@ impl World {
         if !self.facts.faults {
             self.facts.recovered = Some(report.end_lsn);
         }
+        // What can't be told from a torn tail, should it be damaged, is the last flush alone.
+        let told = image.stats().stable_lsn;
+        assert!(told >= self.stable.0, "stable up to {:#x}, and the disk tells of {told:#x}", self.stable.0);
         let torn = |what: &str| image.remarks().iter().any(|remark| remark.contains(what));
         self.hits.hit_if(State::TornSuperblock, torn("superblock"));
         self.hits.hit_if(State::TornCheckpoint, torn("checkpoint"));
@@ -241,6 +244,7 @@ impl World {
         self.note_cut(&store, &report);
         self.facts = Facts { faults: self.facts.faults, lied: false, killed: self.facts.killed, ..Facts::default() };
         self.flushes_at_mount = self.device.ops().flushes;
+        self.stable = (report.end_lsn, report.end_lsn);
         self.recovery_lsn_at_mount = store.stats().recovery_lsn;
         self.ticked = 0;
         self.check_figures(&store);

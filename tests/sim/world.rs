@@ -50,6 +50,8 @@ pub struct World {
     /// Names made so far.
     pub names: u32,
     pub stalled: bool,
+    /// Where the store was stable before its last durable flush ended, and where it is since.
+    pub stable: (u64, u64),
     /// LSN that was synced last.
     synced: u64,
     last: Last,
@@ -98,6 +100,7 @@ impl World {
             answers: Answers::default(),
             records: 0,
             stalled: false,
+            stable: (0, 0),
             synced: 0,
             last: Last::Record,
             flushes_at_mount: 0,
@@ -288,6 +291,11 @@ impl World {
 
     /// Take the answers that came.
     pub fn pump(&mut self) {
+        if let Some(stable) = self.store.as_ref().map(|store| store.stable_lsn())
+            && stable > self.stable.1
+        {
+            self.stable = (self.stable.1, stable);
+        }
         let mut synced = 0;
         loop {
             let Some(answer) = self.answers.lock().pop_front() else { break };
