@@ -4,7 +4,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 LOOM_MODELS := $(wildcard tests/loom_*.rs)
 
-.PHONY: all demo test lint stress scale torture mutants bench loom doc install clean
+.PHONY: all demo fuzz test lint stress scale torture mutants bench loom doc install clean
 
 all:
 	$(CARGO) build --release --locked
@@ -63,6 +63,17 @@ else
 	RUSTFLAGS="--cfg loom -C debug-assertions" CARGO_TARGET_DIR=target/loom $(CARGO) test --release --locked \
 		$(patsubst tests/%.rs,--test %,$(LOOM_MODELS))
 endif
+
+# Each target for an hour (or FUZZ_SECONDS), one after the other: nightly, and `cargo install cargo-fuzz`. What it finds
+# is kept beside the corpus; a crash is written to fuzz/artifacts.
+FUZZ_TARGETS ?= decoders recovery control
+FUZZ_SECONDS ?= 3600
+fuzz:
+	@for target in $(FUZZ_TARGETS); do \
+		mkdir -p fuzz/found/$$target && \
+		$(CARGO) +nightly fuzz run $$target fuzz/found/$$target fuzz/corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) \
+			-timeout=30 -malloc_limit_mb=64 -rss_limit_mb=2048 -detect_leaks=0 -max_len=8192 || exit 1; \
+	done
 
 doc:
 	$(CARGO) doc --locked --no-deps

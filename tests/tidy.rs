@@ -233,7 +233,7 @@ fn all(files: &[(String, String)], check: fn(&str, &str) -> Vec<String>) -> Vec<
 
 #[test]
 fn files_are_short_enough_to_read() {
-    none(all(&rust_files(&["src", "tests", "benches"]), check_length));
+    none(all(&rust_files(&["src", "tests", "benches", "fuzz"]), check_length));
     let long: String = "\n".repeat(MAX_LINES + 1);
     assert_eq!(check_length("x", &long).len(), 1);
     assert_eq!(check_length("x", &long[1..]).len(), 0);
@@ -282,7 +282,7 @@ fn unsafe_has_its_rooms() {
 
 #[test]
 fn banned_calls_are_not_made() {
-    none(all(&rust_files(&["src", "tests", "benches"]), check_calls));
+    none(all(&rust_files(&["src", "tests", "benches", "fuzz"]), check_calls));
     for bad in ["todo!()", "x(unimplemented!())", "dbg!(x)", "#[ignore]", "#[ignore = \"slow\"]"] {
         assert_eq!(check_calls("tests/x.rs", bad).len(), 1, "{bad}");
     }
@@ -308,7 +308,8 @@ fn dependencies_have_reasons_and_one_version() {
 fn nothing_names_one_machine() {
     let endings = [".rs", ".md", ".sh", ".toml", ".llamafs", ".example", "Makefile", "run", "install"];
     let kept = files("src", &endings).into_iter();
-    let kept = kept.chain(["tests", "benches", "docs", "mount-scripts", ".ci"].iter().flat_map(|d| files(d, &endings)));
+    let kept = kept
+        .chain(["tests", "benches", "fuzz", "docs", "mount-scripts", ".ci"].iter().flat_map(|d| files(d, &endings)));
     let top = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "Cargo.toml", "Makefile"];
     let top = top.iter().map(|name| ((*name).to_owned(), fs::read_to_string(root().join(name)).unwrap_or_default()));
     none(all(&kept.chain(top).collect::<Vec<_>>(), check_places));

@@ -26,6 +26,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
+use crate::store::types::StoreOptions;
 use failure::Failure;
 
 /// Append-only logs on a raw block device.
@@ -105,6 +106,22 @@ fn one_line(message: &str) -> String {
         .join(" ");
     let what = what.strip_prefix("error: ").unwrap_or(&what);
     format!("{what}; `llamafs --help` shows how it is called")
+}
+
+/// What mount options ask of the store, or the line that refuses them: for tests that feed it anything.
+pub fn mount_options(text: &str, sloppy: bool) -> Result<StoreOptions, String> {
+    let options = options::MountOptions::parse(&[text.to_owned()], sloppy);
+    options.map(|options| options.store).map_err(|failure| failure.text())
+}
+
+/// A size as the command line takes it, or why not: for the same tests.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    size::parse(text)
+}
+
+/// The line that refuses a call with these arguments, if it is refused: for the same tests.
+pub fn usage(arguments: Vec<String>) -> Result<(), String> {
+    Cli::try_parse_from(arguments).map(drop).map_err(|error| Failure::usage(one_line(&error.to_string())).text())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::round_up_frame;
+use super::{MAX_OFFSET, round_up_frame};
 
 /// Version of the entry's layout that is written.
 pub const ENTRY_VERSION: u16 = 2;
@@ -296,6 +296,7 @@ impl CatalogEntry {
         require(self.is_root() || (self.parent != 0 && self.parent != self.id), "it is in no directory, or in itself")?;
         require(self.mode & !MODE_BITS == 0, "mode has more than permission bits")?;
         require(self.head <= self.size, "head is behind the end")?;
+        require(self.size.max(self.device_bytes) <= MAX_OFFSET, "log is larger than any file")?;
         require(self.kind == NodeKind::Log || self.size == 0, "a directory has a size")?;
         Ok(self)
     }

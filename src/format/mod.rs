@@ -56,6 +56,11 @@ pub const FRAME_HEADER: usize = 32;
 pub const SHORT_FRAME: usize = 16;
 /// Largest payload that a frame's 24 bits of length can tell.
 pub const MAX_PAYLOAD: usize = (1 << 24) - 1;
+/// Largest offset in a log and largest count of bytes: what a file can have. Sums with lengths can't overflow.
+pub const MAX_OFFSET: u64 = i64::MAX as u64;
+/// Largest number of a mount, and of a superblock's or checkpoint's generation: nobody mounts that often, and the next
+/// one is always a number too.
+pub const MAX_COUNT: u64 = i64::MAX as u64;
 /// Default for the largest record of a store.
 pub const MAX_RECORD: u32 = 1 << 20;
 

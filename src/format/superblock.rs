@@ -4,9 +4,9 @@
 //! anybody computes with it: behind it no sum of these numbers overflows or leaves the device.
 
 use super::{
-    CHECKPOINT_START, FORMAT_VERSION, LABEL_MAX, Lsn, MAX_BLOCK, MAX_CHECKPOINT_BYTES, MAX_PAYLOAD, MAX_SEGMENT,
-    MAX_SEGMENTS, MIN_BLOCK, SUPERBLOCK_A, SUPERBLOCK_B, SUPERBLOCK_LEN, crc_without_field, frame_len, is_zero,
-    put_text, uuid_text,
+    CHECKPOINT_START, FORMAT_VERSION, LABEL_MAX, Lsn, MAX_BLOCK, MAX_CHECKPOINT_BYTES, MAX_COUNT, MAX_OFFSET,
+    MAX_PAYLOAD, MAX_SEGMENT, MAX_SEGMENTS, MIN_BLOCK, SUPERBLOCK_A, SUPERBLOCK_B, SUPERBLOCK_LEN, crc_without_field,
+    frame_len, is_zero, put_text, uuid_text,
 };
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -289,7 +289,11 @@ impl Superblock {
             self.data_start.checked_add(segment * self.segment_count).is_some_and(|end| end <= self.device_bytes),
             "segments reach past the end of the device",
         )?;
-        require(self.device_bytes <= i64::MAX as u64, "device is larger than any file offset")?;
+        require(self.device_bytes <= MAX_OFFSET, "device is larger than any file offset")?;
+        require(
+            self.generation.max(self.epoch) <= MAX_COUNT,
+            "generation or epoch is larger than any count of mounts",
+        )?;
         let record = self.max_record as usize;
         require(
             (1..=MAX_PAYLOAD).contains(&record) && frame_len(record) as u64 <= segment - block,

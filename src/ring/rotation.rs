@@ -185,7 +185,7 @@ impl<S: Stage> FlushBufferRing<S> {
     }
 
     /// Sleeps while the ring is full and not closed.
-    pub(super) fn wait_for_room(&self) {
+    pub fn wait_for_room(&self) {
         let mut rotation = self.rotation.lock();
         while !rotation.open && !rotation.closed {
             rotation = sync::wait(&self.room, rotation);

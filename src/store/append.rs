@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use super::LogStructuredStore;
 use super::types::{AppendAt, AppendDone, Appended, Change, ChangeDone, Changed, LogId, StableDone, StoreError};
-use crate::format::{FrameHead, Kind, catalog::FLAG_MTIME_SET, frame, frame_len};
+use crate::format::{FrameHead, Kind, MAX_OFFSET, catalog::FLAG_MTIME_SET, frame, frame_len};
 use crate::ring::ReserveError;
 
 /// What found the ring full.
@@ -58,23 +58,17 @@ pub struct Queue {
     again: bool,
 }
 
-/// What to do when the ring is full.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum IfFull {
-    Refuse,
-    Sleep,
-}
-
 impl LogStructuredStore {
     /// Append `data` to `log` as one record; sleeps while the ring is full. For callers in this process that do
-    /// nothing else: the log's other appenders wait meanwhile too.
+    /// nothing else.
     pub fn append(&self, log: LogId, data: &[u8]) -> Result<Appended, StoreError> {
         self.check_open()?;
         loop {
-            match self.append_record(log, data, AppendAt::End, IfFull::Refuse) {
+            match self.append_record(log, data, AppendAt::End) {
                 // On a store whose threads are not started, this thread takes the completions that make room.
                 Err(StoreError::WouldBlock) if self.io.poll(true) > 0 => {}
-                Err(StoreError::WouldBlock) => return self.append_record(log, data, AppendAt::End, IfFull::Sleep),
+                // Without the log's lock: who makes room may need it, for an append that waits in the queue.
+                Err(StoreError::WouldBlock) => self.ring.wait_for_room(),
                 result => return result,
             }
         }
@@ -87,7 +81,7 @@ impl LogStructuredStore {
             // Others came first.
             return Err(StoreError::WouldBlock);
         }
-        self.append_record(log, data, at, IfFull::Refuse)
+        self.append_record(log, data, at)
     }
 
     /// Append when the ring has room; `done` is called from the thread that made room, or at once.
@@ -144,7 +138,7 @@ impl LogStructuredStore {
     /// Do it, or give it back: there is no room.
     fn try_deferred(&self, deferred: Deferred) -> Result<Answer, Deferred> {
         match deferred {
-            Deferred::Append { log, data, at, done } => match self.append_record(log, &data, at, IfFull::Refuse) {
+            Deferred::Append { log, data, at, done } => match self.append_record(log, &data, at) {
                 Err(StoreError::WouldBlock) => Err(Deferred::Append { log, data, at, done }),
                 result => Ok(Answer::Append(done, result)),
             },
@@ -180,13 +174,16 @@ impl LogStructuredStore {
         Ok(())
     }
 
-    fn append_record(&self, log: LogId, data: &[u8], at: AppendAt, if_full: IfFull) -> Result<Appended, StoreError> {
+    fn append_record(&self, log: LogId, data: &[u8], at: AppendAt) -> Result<Appended, StoreError> {
         self.check_writable()?;
         if data.len() > self.shape.max_record {
             return Err(StoreError::TooLarge { len: data.len(), max: self.shape.max_record });
         }
         let mut state = self.catalog.lock(log).ok_or(StoreError::NotFound)?;
         let offset = state.entry.size;
+        if offset.saturating_add(data.len() as u64) > MAX_OFFSET {
+            return Err(StoreError::TooLarge { len: data.len(), max: MAX_OFFSET.saturating_sub(offset) as usize });
+        }
         if let AppendAt::Exactly(wanted) = at
             && wanted != offset
         {
@@ -197,7 +194,7 @@ impl LogStructuredStore {
         }
         let time_ns = self.clock.now().max(state.last_ns);
         let head = FrameHead { kind: Kind::Data, log_id: log, offset, time_ns };
-        let (lsn, total) = self.put_frame(&head, data, if_full)?;
+        let (lsn, total) = self.put_frame(&head, data)?;
         state.entry.size = offset + data.len() as u64;
         state.entry.device_bytes += total;
         state.entry.mtime_ns = time_ns;
@@ -215,17 +212,9 @@ impl LogStructuredStore {
 
     /// Claim, fill and release one frame; gives its LSN and length.
     #[inline]
-    pub(super) fn put_frame(
-        &self,
-        head: &FrameHead,
-        payload: &[u8],
-        if_full: IfFull,
-    ) -> Result<(u64, u64), StoreError> {
+    pub(super) fn put_frame(&self, head: &FrameHead, payload: &[u8]) -> Result<(u64, u64), StoreError> {
         let total = frame_len(payload.len());
-        let reserved = match if_full {
-            IfFull::Refuse => self.ring.try_reserve(total),
-            IfFull::Sleep => self.ring.reserve(total),
-        };
+        let reserved = self.ring.try_reserve(total);
         let mut reservation = reserved.map_err(|error| self.refused(error, payload.len()))?;
         let lsn = reservation.lsn();
         // An error drops the reservation, which leaves a Failed Flush.

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use parking_lot::MappedMutexGuard;
 
 use super::LogStructuredStore;
-use super::append::{Deferred, IfFull};
+use super::append::Deferred;
 use super::catalog::{LogState, is_hidden};
 use super::tree::{Child, Directory, MAX_DEPTH, Tree, cost};
 use super::types::{AttrChange, Change, ChangeDone, Changed, LogId, LogInfo, NodeId, NodeInfo, RenameHow, StoreError};
@@ -140,7 +140,7 @@ impl LogStructuredStore {
         let log_id = about.map_or(0, |record| record.entry.id);
         let head = FrameHead { kind: Kind::Meta, log_id, offset: 0, time_ns: frame.now };
         let payload: Vec<u8> = frame.records.iter().flat_map(CatalogRecord::encode).collect();
-        let (lsn, total) = self.put_frame(&head, &payload, IfFull::Refuse)?;
+        let (lsn, total) = self.put_frame(&head, &payload)?;
         Ok(lsn + total)
     }
 

@@ -14,7 +14,8 @@ use super::types::{LogId, NodeId};
 use super::{mend, tree};
 use crate::format::catalog::FLAG_MTIME_SET;
 use crate::format::{
-    CatalogChange, CatalogEntry, CatalogRecord, Checkpoint, FrameKind, LogIndex, Lsn, MountEntry, NodeKind, ROOT_ID,
+    CatalogChange, CatalogEntry, CatalogRecord, Checkpoint, FrameKind, LogIndex, Lsn, MAX_OFFSET, MountEntry, NodeKind,
+    ROOT_ID,
 };
 
 /// Remarks of one recovery, at most.
@@ -181,6 +182,10 @@ impl Replay {
         }
         let Some(state) = self.logs.get_mut(&id) else { return };
         let end = offset.saturating_add(len);
+        if end > MAX_OFFSET {
+            self.note(format!("a record at LSN {:#x} has an offset that no file has", found.lsn));
+            return;
+        }
         state.end_lsn = state.end_lsn.max(found.lsn + found.total);
         // Also when seen before: frames come in log order, so the last one seen is the last change.
         state.entry.mtime_ns = found.time_ns;
@@ -203,7 +208,7 @@ impl Replay {
         if let Some(state) = self.logs.get_mut(&log)
             && state.entry.size == offset
         {
-            state.entry.size = offset.saturating_add(len);
+            state.entry.size = offset.saturating_add(len).min(MAX_OFFSET);
             state.end_lsn = state.end_lsn.max(end);
         }
     }

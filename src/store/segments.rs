@@ -81,6 +81,19 @@ impl SegmentTable {
         Some(entry)
     }
 
+    /// The log ends at `end`: live segments that begin there or later are free again, and the next to be taken.
+    pub fn give_back(&mut self, end: Lsn) {
+        while let Some(last) = self.live.back()
+            && self.shape.segment_start(last.sequence) >= end
+        {
+            self.free.push_front(last.physical);
+            self.live.pop_back();
+        }
+        if let Some(last) = self.live.back_mut() {
+            last.state = SegmentState::Open;
+        }
+    }
+
     /// Recovery found segment `sequence` at `physical`: make it live. False if it can't be (not the next one, or taken).
     pub fn adopt(&mut self, entry: SegmentEntry) -> bool {
         let next = self.newest().map_or(entry.sequence, |newest| newest + 1);

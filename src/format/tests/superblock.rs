@@ -131,6 +131,8 @@ fn impossible_geometry_is_refused() {
     assert!(geometry_error(|s| s.checkpoint_bytes = 1 << 20));
     assert!(geometry_error(|s| s.device_bytes = (64 << 20) - (4 << 20)));
     assert!(geometry_error(|s| s.device_bytes = u64::MAX));
+    assert!(geometry_error(|s| s.generation = u64::MAX));
+    assert!(geometry_error(|s| s.epoch = MAX_COUNT + 1));
     assert!(geometry_error(|s| s.max_record = 0));
     assert!(geometry_error(|s| s.max_record = 4 << 20));
     assert!(geometry_error(|s| s.max_record = u32::MAX));
@@ -183,10 +185,10 @@ proptest! {
         let checkpoint_bytes = gaps.1 * block;
         let data_start = checkpoint_start + 2 * checkpoint_bytes + gaps.2 * block;
         let superblock = Superblock {
-            uuid, label, generation, feature_compat, feature_ro_compat, feature_incompat: 0,
+            uuid, label, generation: generation >> 1, feature_compat, feature_ro_compat, feature_incompat: 0,
             block_size: 1 << block_log, segment_size, segment_count, data_start, checkpoint_start, checkpoint_bytes,
             device_bytes: data_start + u64::from(segment_size) * segment_count + gaps.3,
-            epoch, clean: flags[0], worm: flags[1], stable_lsn, end_lsn, created_ns, mounted_ns, max_record: record,
+            epoch: epoch >> 1, clean: flags[0], worm: flags[1], stable_lsn, end_lsn, created_ns, mounted_ns, max_record: record,
         };
         prop_assert_eq!(Superblock::decode(&*superblock.encode()), Ok(superblock));
     }

@@ -66,8 +66,8 @@ pub fn recover(
     let mut notes = Vec::new();
     let (table, replay, from, epoch, known) = match checkpoint {
         Some(checkpoint) => {
-            let table =
-                start::table_of(shape, &checkpoint).map_err(|what| OpenError::Damaged { device: device(), what })?;
+            let table = start::table_of(shape, superblock, &checkpoint)
+                .map_err(|what| OpenError::Damaged { device: device(), what })?;
             let stable = checkpoint.stable_lsn.max(checkpoint.recovery_lsn);
             let (from, epoch) = (checkpoint.recovery_lsn, checkpoint.epoch);
             (table, Replay::restore(checkpoint, max_points), from, epoch, stable)
@@ -90,7 +90,11 @@ pub fn recover(
     let report = RecoveryReport { from_lsn: from, notes, ..RecoveryReport::default() };
     let mut recovery = Recovery { io, shape, superblock, table, replay, stable, report };
     let (end, epoch) = recovery.run(from, epoch).map_err(failed)?;
-    let Recovery { table, mut replay, stable, mut report, .. } = recovery;
+    let Recovery { mut table, mut replay, stable, mut report, .. } = recovery;
+    // A segment without a frame is given back, as a mount writes the header of each segment that it opens: this one's
+    // was perhaps never written, though a checkpoint knows the segment.
+    let end = if shape.within(end) == shape.block { end - shape.block } else { end };
+    table.give_back(end);
     replay.finish();
     report.clean = superblock.clean && end == superblock.end_lsn;
     report.end_lsn = end;

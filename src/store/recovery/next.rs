@@ -118,6 +118,7 @@ impl Recovery<'_> {
             Some(before) => self.header_at(before)?.and_then(|header| header.next_physical),
             None => None,
         };
+        let hint = hint.filter(|place| *place < self.shape.segments);
         let likely: Vec<u32> = hint.into_iter().chain(self.table.next_free()).collect();
         let everywhere = if must_exist { 0..self.shape.segments } else { 0..0 };
         let mut places = likely.clone();

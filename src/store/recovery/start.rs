@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use crate::format::{Checkpoint, Lsn, SegmentEntry, SegmentState, Superblock};
+use crate::format::{Checkpoint, FRAME_ALIGN, Lsn, MAX_COUNT, SegmentEntry, SegmentState, Superblock};
 use crate::io::{IoError, QuikIO};
 use crate::store::geometry::Shape;
 use crate::store::scan::read_segment_header;
 use crate::store::segments::SegmentTable;
 
-/// The table a checkpoint describes, if it can be one.
-pub(super) fn table_of(shape: Shape, checkpoint: &Checkpoint) -> Result<SegmentTable, String> {
+/// The table a checkpoint describes, if it can be one of this store.
+pub(super) fn table_of(shape: Shape, superblock: &Superblock, checkpoint: &Checkpoint) -> Result<SegmentTable, String> {
     let mut live: Vec<SegmentEntry> = checkpoint
         .segments
         .iter()
@@ -27,11 +27,21 @@ pub(super) fn table_of(shape: Shape, checkpoint: &Checkpoint) -> Result<SegmentT
         && places.last().is_none_or(|last| *last < shape.segments)
         && live.last().is_none_or(|last| last.sequence < u64::MAX / shape.segment_size - 2)
         && live.first().is_none_or(|first| first.sequence > 0);
-    if sane && !live.is_empty() {
-        Ok(SegmentTable::new(shape, live))
-    } else {
-        Err("the checkpoint's segment table makes no sense".to_owned())
+    let (Some(first), Some(last), true) = (live.first(), live.last(), sane) else {
+        return Err("the checkpoint's segment table makes no sense".to_owned());
+    };
+    // A mount writes its epoch to both superblocks before anything else.
+    if live.iter().map(|entry| entry.epoch).chain([checkpoint.epoch]).any(|epoch| epoch > superblock.epoch)
+        || checkpoint.generation > MAX_COUNT
+    {
+        return Err("the checkpoint is of a mount that the superblocks do not know".to_owned());
     }
+    let from = checkpoint.recovery_lsn;
+    let known = shape.segment_start(first.sequence)..=shape.segment_start(last.sequence + 1);
+    if !known.contains(&from) || !from.is_multiple_of(FRAME_ALIGN as u64) {
+        return Err(format!("the checkpoint's recovery start LSN {from:#x} is no place in its segments"));
+    }
+    Ok(SegmentTable::new(shape, live))
 }
 
 /// The table that the segment headers tell: for a store whose checkpoints are both lost.
