@@ -4,7 +4,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use llamafs::io::{Device, SimDevice};
+use llamafs::io::{Device, SimDevice, SimFault, SimOp};
 use llamafs::store::{FormatOptions, FrameInfo, Image, LogStructuredStore, OpenError, StoreError, StoreOptions};
 
 const LOG: u32 = 1;
@@ -193,6 +193,35 @@ fn either_superblock_can_be_lost_after_a_power_loss_too() {
         let store = open(&device).unwrap();
         assert_eq!(store.log(LOG).unwrap().size, 4 * RECORD as u64, "damage at {place}");
         assert_eq!(store.read_now(LOG, 3 * RECORD as u64, RECORD).unwrap(), record(3), "damage at {place}");
+    }
+}
+
+#[test]
+fn frames_of_a_cut_mount_behind_a_lost_write_are_not_read_for_live_ones() {
+    const SMALL: usize = 32;
+    const COUNT: usize = 100;
+    let fill = |store: &Arc<LogStructuredStore>, count: usize, byte: u8| {
+        let last = (0..count).map(|_| store.append(LOG, &[byte; SMALL]).unwrap()).last().unwrap();
+        store.make_stable_now(last.end_lsn).unwrap();
+    };
+    let device = device();
+    let store = open(&device).unwrap();
+    fill(&store, 1, 1);
+    fill(&store, COUNT, 2);
+    let crashed = Arc::new(device.crash(1));
+    drop(store);
+    // The first of them was torn, and nothing tells that they were acknowledged: recovery cuts all of them.
+    let torn = data_frames(&crashed)[1].clone();
+    crashed.poke(torn.device_offset, &[0; 16]);
+    let store = open(&crashed).unwrap();
+    assert_eq!(store.log(LOG).unwrap().size, SMALL as u64);
+    // The write of the new ones is acknowledged and lost.
+    crashed.inject(SimOp::Write, 0, 1, SimFault::Lost);
+    fill(&store, COUNT, 3);
+    for number in 0..=COUNT {
+        let expected = [if number == 0 { 1 } else { 3 }; SMALL];
+        let read = store.read_now(LOG, (number * SMALL) as u64, SMALL);
+        assert!(read.is_err() || read == Ok(expected.to_vec()), "record {number}: {read:?}");
     }
 }
 

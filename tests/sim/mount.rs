@@ -20,6 +20,7 @@ impl World {
         self.stall(false);
         let closed = store.close();
         self.pump();
+        self.written_end = store.stats().end_lsn;
         self.facts.recovered = None;
         self.facts.sync_failed = false;
         match closed {
@@ -67,6 +68,7 @@ impl World {
             if !self.facts.lied {
                 self.model.promise(store.stable_lsn().min(self.model.end()));
             }
+            self.written_end = store.stats().end_lsn;
             self.hits.hit_if(State::VoidLast, self.last_was_void() && self.model.end() > self.model.durable);
             let flushes = self.device.ops().flushes;
             self.hits.hit_if(State::CrashBeforeFlush, flushes == self.flushes_at_mount);
@@ -165,6 +167,8 @@ impl World {
     }
 
     fn check_image(&mut self, image: &Image, report: &RecoveryReport) {
+        let (end, written) = (report.end_lsn, self.written_end);
+        assert!(end <= written, "the log ends at {end:#x}: frames behind {written:#x} are of a mount that was cut");
         assert_eq!(report.damage, Vec::new(), "damage where nothing was damaged; {:?}", report.notes);
         if let Some(known) = self.facts.recovered {
             assert_eq!(report.end_lsn, known, "recovery decides otherwise the second time");

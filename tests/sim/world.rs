@@ -60,6 +60,8 @@ pub struct World {
     pub recovery_lsn_at_mount: u64,
     /// What was accepted when the flush interval was last over in this mount: its end.
     pub ticked: u64,
+    /// No frame was ever written at or behind this LSN by a mount whose frames count.
+    pub written_end: u64,
     pub facts: Facts,
     pub trace: bool,
 }
@@ -106,6 +108,7 @@ impl World {
             flushes_at_mount: 0,
             recovery_lsn_at_mount: 0,
             ticked: 0,
+            written_end: u64::MAX,
             facts: Facts { all_stable: true, clean: true, ..Facts::default() },
             trace,
         }
