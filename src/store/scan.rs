@@ -143,6 +143,13 @@ impl<'a> Scanner<'a> {
         self.device_base + (lsn - self.segment.start)
     }
 
+    /// Frames from here on are of `epoch` or a later one.
+    pub fn raise_epoch(&mut self, epoch: u64) {
+        if self.epoch() < epoch {
+            self.seed = FrameSeed::new(&self.uuid, epoch);
+        }
+    }
+
     /// Continue from `lsn` in the same segment.
     pub fn go_to(&mut self, lsn: Lsn) {
         self.place = lsn;

@@ -108,7 +108,11 @@ impl Model {
         self.promise(end);
         let known = self.base.logs.entry(log).or_default();
         let before = &self.now.logs[&log].data;
-        assert!(size <= known.data.len().max(before.len()) as u64, "a log has grown by itself");
+        assert!(
+            size <= known.data.len().max(before.len()) as u64,
+            "a log of {} bytes has grown to {size}",
+            before.len()
+        );
         if size > known.data.len() as u64 {
             known.data.clone_from(before);
         }

@@ -333,6 +333,9 @@ impl World {
 
     /// A store on a disk that has lied: whatever can be read is what was written.
     fn mounted_liar(&mut self, store: Arc<LogStructuredStore>, report: &RecoveryReport) -> bool {
+        if self.trace {
+            eprintln!("{report:#x?}");
+        }
         let told = !report.damage.is_empty() || report.cut_bytes > 0 || !report.notes.is_empty();
         let cut = catch_unwind(AssertUnwindSafe(|| self.model.clone().cut(report.end_lsn)));
         self.hits.hit_if(State::LieFound, told);

@@ -121,6 +121,10 @@ impl Recovery<'_> {
         }
         loop {
             let place = scanner.place();
+            // The last mount began here: what an older one left behind this is no part of the log, though it checks.
+            if !self.superblock.clean && place >= self.superblock.stable_lsn {
+                scanner.raise_epoch(self.superblock.epoch);
+            }
             if self.is_clean_end(place) {
                 return Ok((place, scanner.epoch()));
             }
