@@ -148,7 +148,8 @@ fn fails_in_mid_load(store: &Store, shutdown: bool, fail: impl FnOnce(), heal: i
         .collect();
     let told: Vec<Told> = writers.into_iter().map(|writer| writer.join().unwrap()).collect();
     told.iter().for_each(check_told);
-    assert!(told.iter().any(|told| told.failed == ("fsync", libc::EIO)), "a fsync waited: {told:?}");
+    // The kernel lets one write or fsync at a time through to a log: whose it was that waited, it decides.
+    assert!(told.iter().any(|told| told.failed.1 == libc::EIO), "somebody waited: {told:?}");
 
     // What and where, for people.
     let state = store.status("state");
