@@ -4,7 +4,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 LOOM_MODELS := $(wildcard tests/loom_*.rs)
 
-.PHONY: all demo fuzz test lint stress scale torture mutants bench loom doc install clean
+.PHONY: all demo fuzz test lint stress scale torture mutants bench loom shuttle doc install clean
 
 all:
 	$(CARGO) build --release --locked
@@ -17,6 +17,7 @@ test: lint
 	$(CARGO) test --release --locked --lib --bins --tests
 	$(CARGO) test --release --locked --doc
 	$(MAKE) loom
+	$(MAKE) shuttle
 
 lint:
 	$(CARGO) fmt --check
@@ -74,6 +75,10 @@ fuzz:
 		$(CARGO) +nightly fuzz run $$target fuzz/found/$$target fuzz/corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) \
 			-timeout=30 -malloc_limit_mb=64 -rss_limit_mb=2048 -detect_leaks=0 -max_len=8192 || exit 1; \
 	done
+
+# Model checking of the threads around the ring (LLAMAFS_SHUTTLE=100000 for more schedules).
+shuttle:
+	RUSTFLAGS="--cfg shuttle" CARGO_TARGET_DIR=target/shuttle $(CARGO) test --release --locked --test shuttle_commit
 
 doc:
 	$(CARGO) doc --locked --no-deps

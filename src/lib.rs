@@ -1,6 +1,6 @@
 //! llamafs: append-only logs on a raw block device, staged through LLAMA's latch-free flush ring.
 //!
-//! The rooms, from the top: [`cli`], [`fuse`], [`fs`], [`store`], [`ring`], [`io`], [`mod@format`]. A room imports only
+//! The rooms, from the top: [`cli`], [`fuse`], [`fs`], [`store`], [`ring`], [`io`], [`mod@format`], `sync`. A room imports only
 //! from rooms below it. `docs/architecture.md` shows the way of a write through them.
 #![deny(unsafe_code)]
 
@@ -11,3 +11,4 @@ pub mod fuse;
 pub mod io;
 pub mod ring;
 pub mod store;
+mod sync;

@@ -12,14 +12,14 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+use crate::sync::thread::{self, JoinHandle};
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 
 pub use self::error::{IoCounters, IoError};
 use self::owner::{Ownership, Turn};

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex};
 
 use self::chance::{Rng, Tear};
 use self::disk::Disk;

@@ -9,9 +9,9 @@ pub(super) use self::real::*;
 
 #[cfg(not(loom))]
 mod real {
-    pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
-    pub(crate) use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-    pub(crate) use std::thread::yield_now;
+    pub(crate) use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+    pub(crate) use crate::sync::thread::yield_now;
+    pub(crate) use crate::sync::{Condvar, Mutex, MutexGuard, RwLock};
 
     /// Waits for a notification, giving the lock away meanwhile.
     pub(crate) fn wait<'a, T>(on: &Condvar, mut guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {

@@ -3,8 +3,8 @@
 //! A record is accepted when its frame is in the ring, whole, checksummed and at its final address. The log's own lock
 //! is held from the claim to the release (see `catalog`), no lock is shared between logs.
 
+use crate::sync::atomic::Ordering;
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
 
 use super::LogStructuredStore;
 use super::types::{AppendAt, AppendDone, Appended, Change, ChangeDone, Changed, LogId, StableDone, StoreError};

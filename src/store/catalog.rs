@@ -5,10 +5,10 @@
 //! shared between logs. The tree's lock orders changes of names and directories; who holds it may take logs' locks, two
 //! at a time, and nobody who holds a log's lock takes the tree's.
 
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use parking_lot::{MappedMutexGuard, Mutex, MutexGuard, RwLock};
+use crate::sync::{MappedMutexGuard, Mutex, MutexGuard, RwLock};
 
 use super::index::{PointBudget, SparseIndex};
 use super::replay::Replay;

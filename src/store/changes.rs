@@ -5,9 +5,9 @@
 //! about: what their frames say is in the order of the frames. A change that finds the ring full has changed nothing, and
 //! waits its turn with the appends.
 
-use std::sync::atomic::Ordering;
+use crate::sync::atomic::Ordering;
 
-use parking_lot::MappedMutexGuard;
+use crate::sync::MappedMutexGuard;
 
 use super::LogStructuredStore;
 use super::append::Deferred;

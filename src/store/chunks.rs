@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 
 use crate::format::{FrameSeed, Lsn};
 use crate::io::Buffer;

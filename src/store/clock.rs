@@ -5,7 +5,7 @@
 //! then the time of the last tick. A log besides never gives a frame a time before its last one's (see `append`). Until
 //! the clock has caught up, times stand still.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Nanoseconds since 1970 by the machine's clock; 0 before 1970.

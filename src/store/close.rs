@@ -1,6 +1,6 @@
 //! Checkpoints of a running store, and its end.
 
-use std::sync::atomic::Ordering;
+use crate::sync::atomic::Ordering;
 
 use super::types::StoreError;
 use super::{LogStructuredStore, checkpoints, superblocks};

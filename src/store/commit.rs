@@ -5,10 +5,10 @@
 //! moment it ends, all whose LSN is stable are answered and, if others came meanwhile, the next starts (greedy group
 //! commit). This file only keeps the books: it says what to do next as an [`Action`], and [`super::flusher`] does it.
 
+use crate::sync::atomic::{AtomicU64, Ordering};
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 
 use super::types::{StableDone, StoreError};
 use crate::format::Lsn;

@@ -3,12 +3,12 @@
 //! Fillings come drained in any order and are written in log order. Before its write a filling gets what it lacks: in
 //! front the segment header or the partial block it continues, behind its claims the stable mark and the padding.
 
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 
 use super::clock::Clock;
 use super::commit::{Action, Commit};
@@ -39,7 +39,7 @@ struct Written {
 /// What a request said that ended while it was being given in.
 type Late = Box<dyn FnOnce(&Flusher) + Send>;
 
-thread_local! {
+crate::sync::thread_local! {
     /// This thread gives requests in under the dispatch lock. What the kernel refuses is answered on the spot, and the
     /// answer may need that lock.
     static LAUNCHING: Cell<bool> = const { Cell::new(false) };
@@ -109,7 +109,7 @@ impl Flusher {
     }
 
     /// Segment table and plans.
-    pub fn space(&self) -> parking_lot::MutexGuard<'_, Space> {
+    pub fn space(&self) -> crate::sync::MutexGuard<'_, Space> {
         self.space.lock()
     }
 
@@ -165,7 +165,7 @@ impl Flusher {
 
     /// Do what a request's end asks for; without the dispatch lock.
     fn unlocked(&self, work: impl FnOnce(&Self) + Send + 'static) {
-        if LAUNCHING.get() {
+        if LAUNCHING.with(Cell::get) {
             self.late.lock().push_back(Box::new(work));
         } else {
             work(self);
@@ -288,7 +288,7 @@ impl Stage for Flusher {
         let Some(ring) = self.ring.get().and_then(Weak::upgrade) else { return };
         {
             let mut dispatch = self.dispatch.lock();
-            LAUNCHING.set(true);
+            LAUNCHING.with(|launching| launching.set(true));
             dispatch.ready.insert(fill.number, fill);
             loop {
                 let next = dispatch.next;
@@ -296,7 +296,7 @@ impl Stage for Flusher {
                 dispatch.next += 1;
                 self.launch(&ring, &mut dispatch, fill);
             }
-            LAUNCHING.set(false);
+            LAUNCHING.with(|launching| launching.set(false));
         }
         loop {
             // The lock is given back before the work is done.

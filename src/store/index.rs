@@ -5,7 +5,7 @@
 //! is bounded whatever the logs' sizes and number; a read walks frames from the nearest point below. A log's first
 //! frame is known without a point, so a small log has none, and no allocation for them.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 use crate::format::{LogIndex, Lsn};
 

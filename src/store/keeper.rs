@@ -4,12 +4,12 @@
 //! no accepted byte waits longer than the flush interval. When the store has been idle for a while it brings the
 //! stable mark on the device up to date; when a segment was opened it writes a checkpoint.
 
+use crate::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex};
 
 use super::LogStructuredStore;
 

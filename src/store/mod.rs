@@ -49,10 +49,10 @@ mod tree;
 pub mod types;
 mod walk;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Weak};
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 
 pub use create::{FormatOptions, FormatReport};
 pub use error::OpenError;

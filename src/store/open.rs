@@ -1,9 +1,9 @@
 //! Opening a store: superblock, checkpoint, recovery, and for a read-write mount a new epoch.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Weak};
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 
 use super::catalog::Catalog;
 use super::checkpoints;

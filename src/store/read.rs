@@ -206,7 +206,7 @@ impl LogStructuredStore {
                     return Some(Staged { log, offset, total, len: frame.payload.len() });
                 }
             }
-            std::thread::yield_now();
+            crate::sync::thread::yield_now();
             if !self.ring.read(lsn, &mut header) {
                 return None;
             }

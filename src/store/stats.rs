@@ -1,6 +1,6 @@
 //! Figures of a running store.
 
-use std::sync::atomic::Ordering;
+use crate::sync::atomic::Ordering;
 
 use super::LogStructuredStore;
 use super::geometry::Shape;

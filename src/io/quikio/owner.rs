@@ -3,9 +3,9 @@
 //! That is the completion thread from the moment it is asked for, else whoever polls or waits for an operation of its
 //! own. A tenure ends with its guard, so also when a callback panics: the next in line is never left waiting.
 
-use std::thread::{self, ThreadId};
+use crate::sync::thread::{self, ThreadId};
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex};
 
 #[derive(Default)]
 pub(super) struct Ownership {
