@@ -4,7 +4,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 LOOM_MODELS := $(wildcard tests/loom_*.rs)
 
-.PHONY: all demo fuzz test lint stress scale torture mutants bench loom shuttle doc install clean
+.PHONY: all demo test lint stress scale torture mutants bench loom shuttle coverage doc install clean
 
 all:
 	$(CARGO) build --release --locked
@@ -50,6 +50,10 @@ torture:
 # Deliberate bugs, each of which some test has to catch: ends in `mutants: OK`. An hour or so.
 mutants:
 	@nice tests/mutants/run
+
+# Lines that the tests run, for each room: needs llvm-cov of rustc's own LLVM (rustup's component llvm-tools).
+coverage:
+	@nice tests/coverage
 
 # Tables on stdout: the ring in memory, the ring onto a file, LogStructuredStore::append.
 bench:

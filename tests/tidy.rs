@@ -12,7 +12,14 @@ const ROOMS: [&str; 8] = ["cli", "fuse", "fs", "store", "ring", "io", "format", 
 /// Rooms where `unsafe` may be.
 const UNSAFE_ROOMS: [&str; 3] = ["ring", "io", "fuse"];
 /// Crates of which two versions are tolerated, with the reason.
-const TWO_VERSIONS: [(&str, &str); 1] = [("syn", "macros move to 3 one by one; it is never part of the program")];
+const TWO_VERSIONS: [(&str, &str); 5] = [
+    ("syn", "macros move to 3 one by one; it is never part of the program"),
+    ("getrandom", MODEL_CHECKER),
+    ("rand", MODEL_CHECKER),
+    ("rand_core", MODEL_CHECKER),
+    ("windows-sys", MODEL_CHECKER),
+];
+const MODEL_CHECKER: &str = "shuttle and its schedulers bring older ones; they are never part of the program";
 /// Documents that must be there.
 const DOCUMENTS: [&str; 7] = [
     "README.md",
