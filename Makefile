@@ -4,7 +4,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 LOOM_MODELS := $(wildcard tests/loom_*.rs)
 
-.PHONY: all demo test lint stress scale torture mutants bench loom shuttle coverage doc install clean
+.PHONY: all demo fuzz test lint stress scale torture mutants bench loom shuttle coverage doc install clean
 
 all:
 	$(CARGO) build --release --locked
