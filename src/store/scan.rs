@@ -253,8 +253,13 @@ impl<'a> Scanner<'a> {
     /// The first place from `from` on, in this segment, where a frame of this store checks, of the present epoch or a
     /// later one; the scanner's epoch is then that frame's. Its own place does not change.
     pub fn resync(&mut self, from: Lsn) -> Result<Option<Lsn>, IoError> {
+        self.resync_within(from, self.segment.end)
+    }
+
+    /// The same, for places in front of `until`.
+    pub fn resync_within(&mut self, from: Lsn, until: Lsn) -> Result<Option<Lsn>, IoError> {
         let mut lsn = from.next_multiple_of(SHORT_FRAME as u64);
-        while lsn + SHORT_FRAME as u64 <= self.segment.end {
+        while lsn + SHORT_FRAME as u64 <= self.segment.end.min(until) {
             if self.checks_at(lsn)? {
                 return Ok(Some(lsn));
             }

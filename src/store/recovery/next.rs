@@ -6,7 +6,7 @@
 //! one LSN alone.
 
 use super::Recovery;
-use crate::format::{FRAME_HEADER, Lsn, SegmentEntry, SegmentHeader, SegmentState, frame};
+use crate::format::{FRAME_HEADER, Lsn, SegmentEntry, SegmentHeader, SegmentState, frame, frame_len};
 use crate::io::IoError;
 use crate::store::behind::mount_in;
 use crate::store::scan::{Scanner, read_segment_header};
@@ -140,12 +140,15 @@ impl Recovery<'_> {
         if let Some(header) = found {
             return Ok(Some(Next { sequence, physical: header.physical, epoch: header.epoch, header: Some(header) }));
         }
+        // What hit the header may have hit the first frame too. Nobody reads a whole segment where perhaps there is none.
         let first = self.shape.first_frame(sequence);
+        let near = first + frame_len(self.shape.max_record) as u64 + self.shape.block;
+        let until = if must_exist { self.shape.segment_end(first) } else { near };
+        places.dedup();
         for physical in places {
             let mut scanner = self.scanner();
             scanner.enter(first, physical, epoch);
-            let found = if must_exist { scanner.resync(first)?.is_some() } else { scanner.checks_at(first)? };
-            if found {
+            if scanner.resync_within(first, until)?.is_some() {
                 return Ok(Some(Next { sequence, physical, epoch: scanner.epoch(), header: None }));
             }
         }
