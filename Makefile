@@ -17,6 +17,7 @@ test: lint
 	$(CARGO) test --release --locked --lib --bins --tests
 	$(CARGO) test --release --locked --doc
 	$(MAKE) loom
+	$(SHUTTLE)
 	$(MAKE) shuttle
 
 lint:
