@@ -17,7 +17,6 @@ test: lint
 	$(CARGO) test --release --locked --lib --bins --tests
 	$(CARGO) test --release --locked --doc
 	$(MAKE) loom
-	$(SHUTTLE)
 	$(MAKE) shuttle
 
 lint:

@@ -201,8 +201,11 @@ fn frames_of_a_cut_mount_behind_a_lost_write_are_not_read_for_live_ones() {
     const SMALL: usize = 32;
     const COUNT: usize = 100;
     let fill = |store: &Arc<LogStructuredStore>, count: usize, byte: u8| {
-        let last = (0..count).map(|_| store.append(LOG, &[byte; SMALL]).unwrap()).next_back().unwrap();
-        store.make_stable_now(last.end_lsn).unwrap();
+        let mut end = 0;
+        for _ in 0..count {
+            end = store.append(LOG, &[byte; SMALL]).unwrap().end_lsn;
+        }
+        store.make_stable_now(end).unwrap();
     };
     let device = device();
     let store = open(&device).unwrap();
