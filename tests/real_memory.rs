@@ -43,6 +43,9 @@ fn a_mount_without_memory_fails_by_one_sentence_or_serves() {
             drop(log);
             store.umount();
             served += 1;
+        } else if said.contains("error while loading shared libraries") {
+            // Too little for the system to start any program of this size: ours had no say.
+            assert!(mib < 15, "{mib} MiB: {said}");
         } else {
             assert!(said.starts_with("llamafs: ") && said.lines().count() == 1, "{mib} MiB: {said}");
             assert_eq!(out.status.code(), Some(1), "{mib} MiB: {said}");
