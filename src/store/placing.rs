@@ -19,7 +19,7 @@ pub const TRAILER: u64 = 2 * SHORT_FRAME as u64;
 const LEAST_CLAIM: u64 = FRAME_HEADER as u64 + SHORT_FRAME as u64;
 
 /// What the first filling of a mount has room for: its EPOC frame, without which nobody finds the frames behind it.
-pub const FIRST_CLAIM: usize = FRAME_HEADER + frame::EPOCH_PAYLOAD;
+pub const FIRST_CLAIM: usize = frame::EPOCH_FRAME;
 
 /// What lies in front of the claims of a filling.
 #[derive(Debug, Clone)]

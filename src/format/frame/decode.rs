@@ -135,15 +135,7 @@ fn decode_long<'a>(
         }
         payload
     };
-    Ok(Frame {
-        kind,
-        log_id: header.log_id.get(),
-        offset: header.offset.get(),
-        time_ns: header.time_ns.get(),
-        payload,
-        value: len as u64,
-        total: total as u64,
-    })
+    Ok(header.frame(kind, payload))
 }
 
 fn check(stored: u32, computed: u32) -> Result<(), FrameError> {
@@ -162,6 +154,20 @@ pub(super) fn short_total(kind: FrameKind, value: u64) -> Option<u64> {
 }
 
 impl LongHeader {
+    /// The frame that it heads: of this kind, and with this payload (none for VOID, whose bytes mean nothing).
+    pub(super) fn frame<'a>(&self, kind: FrameKind, payload: &'a [u8]) -> Frame<'a> {
+        let (len, _) = self.len_and_epoch();
+        Frame {
+            kind,
+            log_id: self.log_id.get(),
+            offset: self.offset.get(),
+            time_ns: self.time_ns.get(),
+            payload,
+            value: len as u64,
+            total: frame_len(len) as u64,
+        }
+    }
+
     pub(super) fn len_and_epoch(&self) -> (usize, u8) {
         let both = self.len_epoch.get();
         ((both & MAX_PAYLOAD as u32) as usize, (both >> 24) as u8)

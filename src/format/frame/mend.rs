@@ -92,14 +92,5 @@ fn long<'a>(
             return None;
         }
     }
-    let frame = Frame {
-        kind,
-        log_id: header.log_id.get(),
-        offset: header.offset.get(),
-        time_ns: header.time_ns.get(),
-        payload,
-        value: len as u64,
-        total: total as u64,
-    };
-    (header.crc.get() == crc).then_some(frame)
+    (header.crc.get() == crc).then(|| header.frame(kind, payload))
 }

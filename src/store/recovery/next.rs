@@ -6,14 +6,14 @@
 //! one LSN alone.
 
 use super::Recovery;
-use crate::format::{FRAME_HEADER, Lsn, SegmentEntry, SegmentHeader, SegmentState, frame, frame_len};
+use crate::format::{Lsn, SegmentEntry, SegmentHeader, SegmentState, frame, frame_len};
 use crate::io::IoError;
 use crate::store::behind::mount_in;
 use crate::store::scan::{Scanner, read_segment_header};
 use crate::store::types::Damage;
 
 /// Bytes of an EPOC frame.
-const EPOCH_FRAME: u64 = (FRAME_HEADER + frame::EPOCH_PAYLOAD) as u64;
+const EPOCH_FRAME: u64 = frame::EPOCH_FRAME as u64;
 
 /// A segment that may follow.
 pub(super) struct Next {
