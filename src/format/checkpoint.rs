@@ -3,6 +3,7 @@
 //! Two areas are written alternately, whole and then flushed, so a torn checkpoint leaves the one before it.
 
 use super::catalog::{CatalogEntry, CatalogError};
+use super::summary::{RANGE_LEN, RawRange, SavedRange, SummaryError};
 use super::{CHECKPOINT_HEADER, Lsn, uuid_text};
 use std::collections::HashSet;
 use zerocopy::little_endian::{U32, U64};
@@ -58,6 +59,14 @@ struct RawMount {
     first_lsn: U64,
 }
 
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawSummarised {
+    lsn: U64,
+    total: U32,
+    reserved: U32,
+}
+
 const _: () = assert!(size_of::<RawHeader>() == CHECKPOINT_HEADER);
 
 /// What is known of a segment's use.
@@ -100,6 +109,23 @@ pub struct SegmentEntry {
     pub state: SegmentState,
     /// The epoch valid at its first frame.
     pub epoch: u64,
+}
+
+/// Where to learn what a segment holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Summarised {
+    /// Nowhere: its frames have to be read.
+    #[default]
+    No,
+    /// In the checkpoint.
+    Here,
+    /// In the SUMM frame at this LSN.
+    At {
+        /// LSN of the frame.
+        lsn: Lsn,
+        /// Bytes of the frame.
+        total: u32,
+    },
 }
 
 /// Sparse index of one log.
@@ -148,6 +174,10 @@ pub struct Checkpoint {
     /// The next node gets this id: no id is used twice, also when its node is gone. 0: one more than the highest
     /// (checkpoints that know only entries of version 1 end in front of it).
     pub next_id: u32,
+    /// For each line of the segment table where its ranges are; none at all in checkpoints that know of no summaries.
+    pub summarised: Vec<Summarised>,
+    /// The ranges of those segments that have them here.
+    pub ranges: Vec<SavedRange>,
 }
 
 /// Why bytes are no checkpoint of this store.
@@ -184,14 +214,23 @@ pub enum CheckpointError {
     /// A bad catalog entry.
     #[error("checkpoint makes no sense: {0}")]
     Catalog(#[from] CatalogError),
+    /// A bad range.
+    #[error("checkpoint makes no sense: {0}")]
+    Range(#[from] SummaryError),
 }
 
 /// Bytes of a checkpoint, header included, with a catalog of `entries` bytes, `segments` segments and `more` bytes of
 /// indexes and mounts.
 pub const fn checkpoint_len(entries: u64, segments: u64, more: u64) -> u64 {
-    /// Of catalog, segments, indexes and mounts, and the next id.
-    const COUNTS: u64 = 5 * size_of::<u32>() as u64;
-    CHECKPOINT_HEADER as u64 + COUNTS + entries + segments * size_of::<RawSegment>() as u64 + more
+    /// Of catalog, segments, indexes and mounts, the next id, and of ranges.
+    const COUNTS: u64 = 7 * size_of::<u32>() as u64;
+    const SEGMENT: u64 = (size_of::<RawSegment>() + size_of::<RawSummarised>()) as u64;
+    CHECKPOINT_HEADER as u64 + COUNTS + entries + segments * SEGMENT + more
+}
+
+/// Bytes that `ranges` ranges take.
+pub const fn ranges_len(ranges: usize) -> u64 {
+    ranges as u64 * RANGE_LEN as u64
 }
 
 /// Bytes that the indexes of `logs` logs with `points` points take.
@@ -252,6 +291,16 @@ impl Checkpoint {
             bytes.extend_from_slice(raw.as_bytes());
         }
         bytes.extend_from_slice(&self.next_id.to_le_bytes());
+        if !self.summarised.is_empty() {
+            put_count(&mut bytes, self.summarised.len());
+            for summarised in &self.summarised {
+                bytes.extend_from_slice(summarised.raw().as_bytes());
+            }
+            put_count(&mut bytes, self.ranges.len());
+            for range in &self.ranges {
+                bytes.extend_from_slice(range.raw().as_bytes());
+            }
+        }
         let mut header = RawHeader {
             magic: MAGIC,
             crc: 0.into(),
@@ -297,7 +346,7 @@ impl Checkpoint {
             return Err(CheckpointError::Foreign(header.uuid));
         }
         let mut reader = Reader(payload);
-        let checkpoint = Self {
+        let mut checkpoint = Self {
             uuid: header.uuid,
             generation: header.generation.get(),
             epoch: header.epoch.get(),
@@ -308,8 +357,31 @@ impl Checkpoint {
             index: reader.index()?,
             mounts: reader.mounts()?,
             next_id: reader.next_id()?,
+            summarised: Vec::new(),
+            ranges: Vec::new(),
         };
+        reader.summaries(&mut checkpoint)?;
         if reader.0.is_empty() { Ok(checkpoint) } else { Err(CheckpointError::Overrun("its end")) }
+    }
+}
+
+impl Summarised {
+    fn raw(self) -> RawSummarised {
+        let (lsn, total) = match self {
+            Self::No => (0, 0),
+            Self::Here => (0, 1),
+            Self::At { lsn, total } => (lsn, total),
+        };
+        RawSummarised { lsn: lsn.into(), total: total.into(), reserved: 0.into() }
+    }
+
+    fn of(raw: &RawSummarised) -> Result<Self, CheckpointError> {
+        match (raw.lsn.get(), raw.total.get(), raw.reserved.get()) {
+            (0, 0, 0) => Ok(Self::No),
+            (0, 1, 0) => Ok(Self::Here),
+            (lsn, total, 0) if lsn > 0 && total > 0 => Ok(Self::At { lsn, total }),
+            _ => Err(CheckpointError::Senseless("the place of a summary can't be")),
+        }
     }
 }
 
@@ -375,6 +447,23 @@ impl<'a> Reader<'a> {
         let bytes = self.take(size_of::<u32>(), "the next id")?;
         let next_id = U32::read_from_bytes(bytes).map_err(|_| CheckpointError::Overrun("the next id"))?.get();
         if next_id == 0 { Err(CheckpointError::Senseless("the next id is 0")) } else { Ok(next_id) }
+    }
+
+    /// Checkpoints that know of no summaries end in front of them.
+    fn summaries(&mut self, checkpoint: &mut Checkpoint) -> Result<(), CheckpointError> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let n = self.count("number of summaries")?;
+        if n == 0 || n != checkpoint.segments.len() {
+            return Err(CheckpointError::Senseless("not every segment has a line of summaries"));
+        }
+        let raw: &[RawSummarised] = self.array(n, "the summaries")?;
+        checkpoint.summarised = raw.iter().map(Summarised::of).collect::<Result<_, _>>()?;
+        let n = self.count("number of ranges")?;
+        let raw: &[RawRange] = self.array(n, "the ranges")?;
+        checkpoint.ranges = raw.iter().map(SavedRange::of).collect::<Result<_, _>>()?;
+        Ok(())
     }
 
     fn segments(&mut self) -> Result<Vec<SegmentEntry>, CheckpointError> {

@@ -8,15 +8,17 @@ pub mod checkpoint;
 pub mod frame;
 pub mod segment;
 pub mod signature;
+pub mod summary;
 pub mod superblock;
 #[cfg(test)]
 mod tests;
 
 pub use catalog::{CatalogChange, CatalogEntry, CatalogError, CatalogRecord, NodeKind, ROOT_ID};
-pub use checkpoint::{Checkpoint, CheckpointError, LogIndex, MountEntry, SegmentEntry, SegmentState};
+pub use checkpoint::{Checkpoint, CheckpointError, LogIndex, MountEntry, SegmentEntry, SegmentState, Summarised};
 pub use frame::{EpochRecord, Frame, FrameError, FrameHead, FrameKind, FrameSeed, Kind, Peek};
 pub use segment::{SegmentError, SegmentHeader};
 pub use signature::known_signature;
+pub use summary::{SavedRange, Summary, SummaryError};
 pub use superblock::{Superblock, SuperblockError};
 
 /// Byte address in the store's endless log: `sequence * segment_size + offset in the segment`; sequences start at 1.

@@ -13,8 +13,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// First eight bytes of a store.
 pub const MAGIC: [u8; 8] = *b"LLAMAFS1";
-/// Incompatible features that this code understands: none yet.
-pub const KNOWN_INCOMPAT: u64 = 0;
+/// Incompatible feature: the log has MOVD and SUMM frames, and segments are let go anywhere in it.
+pub const FEATURE_CLEANING: u64 = 1;
+/// Incompatible features that this code understands.
+pub const KNOWN_INCOMPAT: u64 = FEATURE_CLEANING;
 /// Read-only compatible features that this code can write with: none yet.
 pub const KNOWN_RO_COMPAT: u64 = 0;
 

@@ -176,6 +176,27 @@ impl QuikIO {
         self.wait_for(|done| self.read(buf, len, offset, done))
     }
 
+    /// Read (offset, length) each into a buffer of its own, side by side, and wait for all.
+    pub fn read_many_now(&self, wanted: &[(u64, usize)]) -> Vec<Result<Buffer, IoError>> {
+        let slots = Arc::new(Mutex::new(wanted.iter().map(|_| None).collect::<Vec<Option<Result<Buffer, IoError>>>>()));
+        for (at, &(offset, len)) in wanted.iter().enumerate() {
+            let (slots, inner) = (slots.clone(), self.inner.clone());
+            let put = move |result| {
+                if let Some(slot) = slots.lock().get_mut(at) {
+                    *slot = Some(result);
+                }
+                inner.owner.answered();
+            };
+            match self.buffer(len) {
+                Ok(buffer) => self.read(buffer, len, offset, Box::new(put)),
+                Err(_) => put(Err(IoError { errno: libc::ENOMEM, op: "read", offset, len: len as u64 })),
+            }
+        }
+        self.inner.help_until(|| slots.lock().iter().all(Option::is_some));
+        let read = std::mem::take(&mut *slots.lock());
+        read.into_iter().flatten().collect()
+    }
+
     /// Flush and wait.
     pub fn flush_now(&self) -> Result<(), IoError> {
         self.wait_for(|done| self.flush(done))

@@ -7,6 +7,7 @@ use crate::sync::atomic::Ordering;
 use std::collections::VecDeque;
 
 use super::LogStructuredStore;
+use super::ranges::Record;
 use super::types::{AppendAt, AppendDone, Appended, Change, ChangeDone, Changed, LogId, StableDone, StoreError};
 use crate::format::{FrameHead, Kind, MAX_OFFSET, catalog::FLAG_MTIME_SET, frame, frame_len};
 use crate::ring::ReserveError;
@@ -194,7 +195,14 @@ impl LogStructuredStore {
         }
         let time_ns = self.clock.now().max(state.last_ns);
         let head = FrameHead { kind: Kind::Data, log_id: log, offset, time_ns };
-        let (lsn, total) = self.put_frame(&head, data)?;
+        let begins = |lsn| {
+            // Before the frame can be written: whoever sums up its segment then has to know of this log.
+            let sequence = self.shape.sequence(lsn);
+            if !state.ends_in(sequence, &self.shape) {
+                self.flusher.space().table.begins(log, sequence);
+            }
+        };
+        let (lsn, total) = self.put_frame(&head, data, begins)?;
         state.entry.size = offset + data.len() as u64;
         state.entry.device_bytes += total;
         state.entry.mtime_ns = time_ns;
@@ -203,16 +211,22 @@ impl LogStructuredStore {
         state.end_lsn = lsn + total;
         state.appends += 1;
         state.append_bytes += data.len() as u64;
-        state.note(offset, lsn, &self.catalog.points);
+        let record = Record { offset, len: data.len() as u64, lsn, total, time_ns };
+        state.note(&record, &self.shape, &self.catalog.points);
         let end_lsn = state.end_lsn;
         drop(state);
         self.keeper.dirty();
         Ok(Appended { offset, end_lsn })
     }
 
-    /// Claim, fill and release one frame; gives its LSN and length.
+    /// Claim, fill and release one frame; gives its LSN and length. `claimed` is told the LSN before the release.
     #[inline]
-    pub(super) fn put_frame(&self, head: &FrameHead, payload: &[u8]) -> Result<(u64, u64), StoreError> {
+    pub(super) fn put_frame(
+        &self,
+        head: &FrameHead,
+        payload: &[u8],
+        claimed: impl FnOnce(u64),
+    ) -> Result<(u64, u64), StoreError> {
         let total = frame_len(payload.len());
         let reserved = self.ring.try_reserve(total);
         let mut reservation = reserved.map_err(|error| self.refused(error, payload.len()))?;
@@ -220,6 +234,7 @@ impl LogStructuredStore {
         // An error drops the reservation, which leaves a Failed Flush.
         frame::write_frame(reservation.bytes(), &self.seed, lsn, head, payload)
             .map_err(|error| StoreError::Io(error.to_string()))?;
+        claimed(lsn);
         reservation.commit();
         Ok((lsn, total as u64))
     }

@@ -6,11 +6,12 @@
 //! at a time, and nobody who holds a log's lock takes the tree's.
 
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::ops::Range;
 
 use crate::sync::{MappedMutexGuard, Mutex, MutexGuard, RwLock};
 
+use super::geometry::Shape;
 use super::index::{PointBudget, SparseIndex};
+use super::ranges::{Range, Ranges, Record};
 use super::replay::Replay;
 use super::table::IdTable;
 use super::tree::{Child, Directory, Tree};
@@ -32,12 +33,14 @@ pub struct LogState {
     pub end_lsn: Lsn,
     /// Time of its last frame, or later: the next one's is not before it.
     pub last_ns: u64,
-    /// Points for reads.
+    /// Where its bytes lie.
+    pub ranges: Ranges,
+    /// Points for reads, within the ranges.
     pub index: SparseIndex,
     /// Where recent reads ended: (offset, LSN of a frame at or below it), newest last.
     pub cursors: Vec<(u64, Lsn)>,
     /// What a read has found to be lost last: another that meets the same damage need not look for it again.
-    pub lost: Option<Range<u64>>,
+    pub lost: Option<std::ops::Range<u64>>,
     /// Appends since the mount.
     pub appends: u64,
     /// Payload bytes appended since the mount.
@@ -54,7 +57,8 @@ impl LogState {
     pub fn new(entry: CatalogEntry, index: SparseIndex) -> Self {
         let (end_lsn, last_ns) = (entry.end_lsn, entry.mtime_ns.max(entry.ctime_ns));
         let (cursors, lost, appends, append_bytes) = (Vec::new(), None, 0, 0);
-        Self { entry, end_lsn, last_ns, index, cursors, lost, appends, append_bytes, unlinked: false }
+        let ranges = Ranges::default();
+        Self { entry, end_lsn, last_ns, ranges, index, cursors, lost, appends, append_bytes, unlinked: false }
     }
 
     /// What `stat` shows.
@@ -66,24 +70,38 @@ impl LogState {
 
     /// What a checkpoint keeps.
     pub fn saved(&self) -> CatalogEntry {
-        CatalogEntry { end_lsn: self.end_lsn, ..self.entry.clone() }
+        let first_lsn = self.ranges.find(self.entry.head).map_or(0, |range| range.lsn);
+        CatalogEntry { end_lsn: self.end_lsn, first_lsn, ..self.entry.clone() }
     }
 
-    /// A frame at `lsn` holds the log from `offset`.
+    /// A record was appended: the segment in which a range begins with it, if one does.
     #[inline]
-    pub fn note(&mut self, offset: u64, lsn: Lsn, budget: &PointBudget) {
-        if self.entry.first_lsn == 0 && offset == self.entry.head {
-            self.entry.first_lsn = lsn;
-            return;
+    pub fn note(&mut self, record: &Record, shape: &Shape, budget: &PointBudget) -> Option<u64> {
+        let begins = self.ranges.append(record, shape);
+        if begins.is_none()
+            && let Some(range) = self.ranges.last()
+        {
+            self.index.note(record.offset, record.lsn, (range.offset, range.lsn), budget);
         }
-        self.index.note(offset, lsn, (self.entry.head, self.entry.first_lsn), budget);
+        begins
     }
 
-    /// The nearest known frame at or below `offset`.
-    pub fn locate(&self, offset: u64) -> Option<(u64, Lsn)> {
-        let first = (self.entry.first_lsn > 0).then_some((self.entry.head, self.entry.first_lsn));
-        let recent = self.cursors.iter().copied().filter(|(at, _)| *at <= offset).max();
-        self.index.floor(offset).max(first.filter(|(at, _)| *at <= offset)).max(recent)
+    /// Does the log lie in this segment at its end? Else a range begins with its next record.
+    #[inline]
+    pub fn ends_in(&self, sequence: u64, shape: &Shape) -> bool {
+        self.ranges.last().is_some_and(|range| shape.sequence(range.lsn) == sequence && range.end() == self.entry.size)
+    }
+
+    /// Where to look for `offset`: its range, and the nearest known frame at or below it.
+    pub fn locate(&self, offset: u64, shape: &Shape) -> Option<(Range, u64, Lsn)> {
+        let range = *self.ranges.find(offset)?;
+        let inside = |(at, lsn): &(u64, Lsn)| {
+            (range.offset..=offset).contains(at) && *lsn >= range.lsn && shape.sequence(*lsn) == shape.sequence(range.lsn)
+        };
+        let recent = self.cursors.iter().copied().filter(inside).max();
+        let point = self.index.floor(offset).filter(inside);
+        let (at, lsn) = point.max(recent).unwrap_or((range.offset, range.lsn));
+        Some((range, at, lsn))
     }
 
     /// A read walked to the frame at `lsn`, which starts at `offset`.
@@ -182,20 +200,17 @@ impl Catalog {
         insert(&self.logs, state);
     }
 
-    /// A log that has no name is not open any more either.
-    pub fn forget(&self, id: LogId) -> bool {
-        let Some(slot) = self.logs.get(id) else { return false };
+    /// A log that has no name is not open any more either: what lay where.
+    pub fn forget(&self, id: LogId) -> Vec<Range> {
+        let Some(slot) = self.logs.get(id) else { return Vec::new() };
         let mut slot = slot.lock();
-        if !slot.as_ref().is_some_and(|state| state.unlinked) {
-            return false;
-        }
-        if let Some(mut state) = slot.take() {
-            state.index.release(&self.points);
-            self.past.appends.fetch_add(state.appends, Ordering::Relaxed);
-            self.past.append_bytes.fetch_add(state.append_bytes, Ordering::Relaxed);
-        }
+        let Some(mut state) = slot.take_if(|state| state.unlinked) else { return Vec::new() };
+        drop(slot);
+        state.index.release(&self.points);
+        self.past.appends.fetch_add(state.appends, Ordering::Relaxed);
+        self.past.append_bytes.fetch_add(state.append_bytes, Ordering::Relaxed);
         self.unlinked.fetch_sub(1, Ordering::Relaxed);
-        true
+        state.ranges.take()
     }
 
     /// A node has come, gone, or changed its mode: from hidden or not, to hidden or not.

@@ -104,7 +104,9 @@ impl LogStructuredStore {
 
     /// A log without a name is not open any more: nobody will ask for it again.
     pub fn forget(&self, id: LogId) {
-        self.catalog.forget(id);
+        let ranges = self.catalog.forget(id);
+        let mut space = self.flusher.space();
+        ranges.iter().for_each(|range| space.table.ends(range));
     }
 
     /// One change; [`StoreError::WouldBlock`] while the ring is full.
@@ -140,7 +142,7 @@ impl LogStructuredStore {
         let log_id = about.map_or(0, |record| record.entry.id);
         let head = FrameHead { kind: Kind::Meta, log_id, offset: 0, time_ns: frame.now };
         let payload: Vec<u8> = frame.records.iter().flat_map(CatalogRecord::encode).collect();
-        let (lsn, total) = self.put_frame(&head, &payload)?;
+        let (lsn, total) = self.put_frame(&head, &payload, |_| {})?;
         Ok(lsn + total)
     }
 

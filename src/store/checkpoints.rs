@@ -2,8 +2,8 @@
 
 use super::index::thin;
 use super::superblocks::out_of_memory;
-use crate::format::checkpoint::{checkpoint_len, entry_in_checkpoint, index_len, mounts_len};
-use crate::format::{Checkpoint, Superblock};
+use crate::format::checkpoint::{checkpoint_len, entry_in_checkpoint, index_len, mounts_len, ranges_len};
+use crate::format::{Checkpoint, Summarised, Superblock};
 use crate::io::{IoError, QuikIO, SharedBuffer};
 
 /// Least bytes read to learn a checkpoint's length.
@@ -48,16 +48,28 @@ pub fn read_area(io: &QuikIO, superblock: &Superblock, generation: u64) -> Area 
     }
 }
 
-/// The newest whole checkpoint, and a sentence for each area that holds a damaged one.
-pub fn load(io: &QuikIO, superblock: &Superblock) -> (Option<Checkpoint>, Vec<String>) {
-    let mut newest: Option<Checkpoint> = None;
+/// What the two areas hold.
+pub struct Loaded {
+    /// The newest whole checkpoint.
+    pub newest: Option<Checkpoint>,
+    /// The other one, if it is whole too.
+    pub older: Option<Checkpoint>,
+    /// A sentence for each area that holds a damaged one.
+    pub remarks: Vec<String>,
+}
+
+/// Read both areas.
+pub fn load(io: &QuikIO, superblock: &Superblock) -> Loaded {
+    let (mut newest, mut older): (Option<Checkpoint>, Option<Checkpoint>) = (None, None);
     let mut remarks = Vec::new();
     for generation in 0..2u64 {
         match read_area(io, superblock, generation) {
             Area::Empty => {}
             Area::Whole(checkpoint) => {
                 if newest.as_ref().is_none_or(|have| checkpoint.generation > have.generation) {
-                    newest = Some(checkpoint);
+                    older = newest.replace(checkpoint);
+                } else {
+                    older = Some(checkpoint);
                 }
             }
             Area::Damaged(error) => {
@@ -66,7 +78,7 @@ pub fn load(io: &QuikIO, superblock: &Superblock) -> (Option<Checkpoint>, Vec<St
             }
         }
     }
-    (newest, remarks)
+    Loaded { newest, older, remarks }
 }
 
 fn read(io: &QuikIO, offset: u64, len: usize) -> Result<Vec<u8>, IoError> {
@@ -95,9 +107,15 @@ pub fn save(io: &QuikIO, superblock: &Superblock, mut checkpoint: Checkpoint) ->
 /// Leave out what a checkpoint can do without until it fits its area: of old mounts nothing need be known, and points of
 /// the index only make reads faster.
 fn fit(checkpoint: &mut Checkpoint, area: u64) {
-    let Checkpoint { nodes, segments, index, mounts, .. } = checkpoint;
+    let Checkpoint { nodes, segments, index, mounts, summarised, ranges, .. } = checkpoint;
     let entries = nodes.iter().map(|node| entry_in_checkpoint(node.encoded_len())).sum();
-    let room = area.saturating_sub(checkpoint_len(entries, segments.len() as u64, mounts_len(0)));
+    let mut room = area.saturating_sub(checkpoint_len(entries, segments.len() as u64, mounts_len(0)));
+    if ranges_len(ranges.len()) > room {
+        // Without them their segments are read again.
+        summarised.iter_mut().filter(|at| **at == Summarised::Here).for_each(|at| *at = Summarised::No);
+        ranges.clear();
+    }
+    room -= ranges_len(ranges.len());
     let keep = usize::try_from(room / mounts_len(1)).unwrap_or(usize::MAX);
     mounts.drain(..mounts.len().saturating_sub(keep));
     let room = room - mounts_len(mounts.len());
@@ -130,6 +148,8 @@ mod tests {
             index: (1..20).map(index).collect(),
             mounts: (1..30).map(mount).collect(),
             next_id: 1,
+            summarised: Vec::new(),
+            ranges: Vec::new(),
         }
     }
 

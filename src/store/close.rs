@@ -1,10 +1,11 @@
 //! Checkpoints of a running store, and its end.
 
 use crate::sync::atomic::Ordering;
+use std::collections::HashMap;
 
 use super::types::StoreError;
 use super::{LogStructuredStore, checkpoints, superblocks};
-use crate::format::{CatalogEntry, Checkpoint, LogIndex, Lsn, SegmentEntry};
+use crate::format::{CatalogEntry, Checkpoint, LogIndex, Lsn, SavedRange, SegmentEntry, Summarised};
 use crate::io::IoError;
 
 /// Bytes of log written for each byte of a checkpoint, at least: what a large catalog costs is bounded by it, and so is
@@ -25,7 +26,7 @@ impl LogStructuredStore {
     pub(super) fn checkpoint(&self) -> Result<(), StoreError> {
         let mut last = self.checkpointing.lock();
         let recovery_lsn = self.flusher.commit.stable();
-        let Captured { nodes, index, next_id, end_lsn } = self.capture();
+        let Captured { nodes, index, ranges, summaries, next_id, end_lsn } = self.capture();
         self.make_stable_now(end_lsn.max(recovery_lsn))?;
         let (segments, opened): (Vec<SegmentEntry>, u64) = {
             // A segment whose first filling is not stable yet may have no header on the device: recovery finds it by
@@ -35,6 +36,9 @@ impl LogStructuredStore {
             let begun = space.table.live().filter(|entry| self.shape.segment_start(entry.sequence) < stable);
             (begun.copied().collect(), space.opened)
         };
+        // What has no summary yet has its ranges here.
+        let summarised =
+            segments.iter().map(|entry| summaries.get(&entry.sequence).copied().unwrap_or(Summarised::Here)).collect();
         let checkpoint = Checkpoint {
             uuid: last.superblock.uuid,
             generation: last.generation + 1,
@@ -46,6 +50,8 @@ impl LogStructuredStore {
             index,
             mounts: self.mounts.entries().to_vec(),
             next_id,
+            summarised,
+            ranges,
         };
         match checkpoints::save(&self.io, &last.superblock, checkpoint).map_err(io_error)? {
             Some(len) => {
@@ -53,6 +59,7 @@ impl LogStructuredStore {
                 last.len = len;
                 // Only what was written moves on: else the next one would go over the newest.
                 last.generation += 1;
+                self.flusher.space().table.release(last.generation);
             }
             // Not with a catalog within its limit; a store may have been made by somebody else.
             None => {
@@ -65,15 +72,29 @@ impl LogStructuredStore {
 
     /// The catalog as it is. Names are held still meanwhile, appends are not.
     fn capture(&self) -> Captured {
+        let summaries: HashMap<u64, Summarised> = {
+            let space = self.flusher.space();
+            let with = space.table.segments().filter(|segment| matches!(segment.summary, Summarised::At { .. }));
+            with.map(|segment| (segment.entry.sequence, segment.summary)).collect()
+        };
         let tree = self.catalog.tree.read();
-        let mut captured =
-            Captured { nodes: Vec::new(), index: Vec::new(), next_id: tree.next_id, end_lsn: tree.changed_lsn };
+        let mut captured = Captured {
+            nodes: Vec::new(),
+            index: Vec::new(),
+            ranges: Vec::new(),
+            summaries,
+            next_id: tree.next_id,
+            end_lsn: tree.changed_lsn,
+        };
         captured.nodes.extend(tree.directories().map(|directory| directory.entry.clone()));
         for id in tree.ids() {
             let Some(state) = self.catalog.lock(id) else { continue };
             captured.end_lsn = captured.end_lsn.max(state.end_lsn);
             captured.nodes.push(state.saved());
             captured.index.extend(state.index.saved(id));
+            let shape = &self.shape;
+            let here = state.ranges.iter().filter(|range| !captured.summaries.contains_key(&shape.sequence(range.lsn)));
+            captured.ranges.extend(here.map(|range| range.saved(id)));
         }
         // The same store, the same bytes.
         captured.nodes.sort_unstable_by_key(|node| node.id);
@@ -129,6 +150,10 @@ impl Drop for LogStructuredStore {
 struct Captured {
     nodes: Vec<CatalogEntry>,
     index: Vec<LogIndex>,
+    /// Of segments without a summary.
+    ranges: Vec<SavedRange>,
+    /// Of those that have one: where.
+    summaries: HashMap<u64, Summarised>,
     next_id: u32,
     /// What it knows of lies below.
     end_lsn: Lsn,

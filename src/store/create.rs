@@ -8,10 +8,11 @@ use super::error::OpenError;
 use super::geometry::Shape;
 use super::superblocks::{out_of_memory, write_next};
 use crate::format::catalog::ENTRY_FIXED;
-use crate::format::checkpoint::{checkpoint_len, entry_in_checkpoint, index_len, mounts_len};
+use crate::format::superblock::FEATURE_CLEANING;
+use crate::format::checkpoint::{checkpoint_len, entry_in_checkpoint, index_len, mounts_len, ranges_len};
 use crate::format::{
     CHECKPOINT_START, CatalogChange, CatalogEntry, CatalogRecord, Checkpoint, FrameHead, FrameSeed, Kind, MAX_RECORD,
-    MIN_BLOCK, MountEntry, NodeKind, ROOT_ID, SHORT_FRAME, SegmentEntry, SegmentHeader, SegmentState, Superblock,
+    MIN_BLOCK, MountEntry, NodeKind, ROOT_ID, SHORT_FRAME, SegmentEntry, SegmentHeader, SegmentState, Summarised, Superblock,
     frame, frame_len,
 };
 use crate::io::{Device, IoError, QuikIO, SharedBuffer};
@@ -176,7 +177,8 @@ fn plan(io: &QuikIO, options: &FormatOptions) -> Result<Superblock, OpenError> {
         Some(logs) => logs + 1,
         None => (geometry.capacity / DEVICE_BYTES_PER_NODE).clamp(DEFAULT_NODES.0, DEFAULT_NODES.1),
     };
-    let more = index_len(INDEXES, INDEXES * max_points(geometry.capacity)) + mounts_len(MOUNTS);
+    let ranges = ranges_len(usize::try_from(nodes).unwrap_or(usize::MAX));
+    let more = index_len(INDEXES, INDEXES * max_points(geometry.capacity)) + mounts_len(MOUNTS) + ranges;
     let checkpoint_bytes = checkpoint_len(nodes * BYTES_PER_NODE, guess, more).next_multiple_of(u64::from(block));
     let areas_end = CHECKPOINT_START + 2 * checkpoint_bytes;
     // Whole megabytes for the eye, where segments are that large.
@@ -195,7 +197,7 @@ fn plan(io: &QuikIO, options: &FormatOptions) -> Result<Superblock, OpenError> {
         generation: 0,
         feature_compat: 0,
         feature_ro_compat: 0,
-        feature_incompat: 0,
+        feature_incompat: FEATURE_CLEANING,
         block_size: block,
         segment_size: u32::try_from(segment_size).unwrap_or(u32::MAX),
         segment_count: count,
@@ -314,5 +316,7 @@ fn first_checkpoint(superblock: &Superblock, options: &FormatOptions, end: u64) 
             first_lsn: shape.first_frame(1),
         }],
         next_id: FIRST_LOG + 1,
+        summarised: vec![Summarised::Here],
+        ranges: Vec::new(),
     }
 }

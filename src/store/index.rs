@@ -61,11 +61,12 @@ impl SparseIndex {
         Some(Self { points, granularity })
     }
 
-    /// A frame at `lsn` holds the log from `offset`; the log's first frame is `first`. Offsets only grow; others are
-    /// ignored.
+    /// A frame at `lsn` holds the log from `offset`; the first of its range is `first`, and needs no point. Offsets only
+    /// grow; others are ignored.
     #[inline]
     pub fn note(&mut self, offset: u64, lsn: Lsn, first: (u64, Lsn), budget: &PointBudget) {
-        let (last_offset, last_lsn) = self.points.last().copied().unwrap_or(first);
+        let last = self.points.last().copied().filter(|(offset, _)| *offset >= first.0);
+        let (last_offset, last_lsn) = last.unwrap_or(first);
         if offset <= last_offset
             || lsn <= last_lsn
             || (offset - last_offset < self.granularity && lsn - last_lsn < self.granularity.saturating_mul(4))

@@ -99,6 +99,7 @@ fn directories_astray(replay: &Replay) -> HashSet<NodeId> {
 mod tests {
     use super::*;
     use crate::store::catalog::LogState;
+    use crate::store::geometry::Shape;
     use crate::store::index::SparseIndex;
 
     fn entry(id: NodeId, parent: NodeId, kind: NodeKind, name: &str) -> CatalogEntry {
@@ -106,7 +107,9 @@ mod tests {
     }
 
     fn replay(directories: &[(NodeId, NodeId, &str)], logs: &[(NodeId, NodeId, &str)]) -> Replay {
-        let mut replay = Replay::new(16);
+        let shape =
+            Shape { segment_size: 1 << 20, block: 4096, data_start: 1 << 20, segments: 4, max_record: 1 << 14 };
+        let mut replay = Replay::new(shape, 16);
         for &(id, parent, name) in directories {
             replay.directories.insert(id, entry(id, parent, NodeKind::Directory, name));
         }

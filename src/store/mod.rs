@@ -35,6 +35,7 @@ mod mounts;
 mod nodes;
 mod open;
 mod placing;
+mod ranges;
 mod read;
 mod reads;
 mod recovery;

@@ -19,6 +19,7 @@ use super::recovery::{Recovered, recover};
 use super::superblocks;
 use super::types::StoreOptions;
 use super::{Checkpointing, LogStructuredStore};
+use crate::format::superblock::FEATURE_CLEANING;
 use crate::format::{EpochRecord, FrameHead, FrameSeed, Kind, MountEntry, Superblock, frame, frame_len};
 use crate::io::{Device, IoError, QuikIO, SharedBuffer};
 use crate::ring::{FlushBufferRing, MAX_RING_SIZE, MIN_RING_SIZE};
@@ -49,11 +50,11 @@ pub fn examine(io: &QuikIO) -> Result<Opened, OpenError> {
     if geometry.block > superblock.block_size {
         return Err(OpenError::Alignment { device, device_block: geometry.block, block: superblock.block_size });
     }
-    let (checkpoint, mut more) = checkpoints::load(io, &superblock);
-    remarks.append(&mut more);
-    let checkpoint_generation = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.generation);
+    let mut checkpoints = checkpoints::load(io, &superblock);
+    remarks.append(&mut checkpoints.remarks);
+    let checkpoint_generation = checkpoints.newest.as_ref().map_or(0, |checkpoint| checkpoint.generation);
     let points = max_points(superblock.device_bytes);
-    let mut recovered = recover(io, &superblock, checkpoint, points)?;
+    let mut recovered = recover(io, &superblock, checkpoints, points)?;
     recovered.report.notes.splice(0..0, remarks.iter().cloned());
     Ok(Opened { superblock, remarks, recovered, checkpoint_generation })
 }
@@ -179,6 +180,7 @@ fn begin_epoch(io: &QuikIO, superblock: &mut Superblock, recovered: &Recovered, 
     io.flush_now()?;
     superblock.epoch += 1;
     superblock.clean = false;
+    superblock.feature_incompat |= FEATURE_CLEANING;
     superblock.stable_lsn = recovered.end;
     superblock.end_lsn = 0;
     superblock.mounted_ns = now_ns;

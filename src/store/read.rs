@@ -6,7 +6,7 @@
 use super::LogStructuredStore;
 use super::types::{LogId, OnError, ReadDone, StoreError};
 use crate::format::frame::{decode, peek};
-use crate::format::{FRAME_HEADER, Frame, FrameKind, FrameSeed, Lsn, frame_len};
+use crate::format::{FRAME_HEADER, Frame, FrameSeed, Lsn, frame_len};
 use crate::io::{Buffer, IoError, try_copy, try_room};
 
 /// Bytes read from the device at a time by a sequential reader.
@@ -28,10 +28,12 @@ pub(super) struct Job {
     room: Vec<u8>,
     /// Frame that is looked at next.
     pub lsn: Lsn,
-    /// Nothing of this log lies behind this.
-    log_end: Lsn,
-    /// End of the log when the read began.
-    size: u64,
+    /// Offset behind the range that is being read; 0 before the first.
+    pub range_end: u64,
+    /// Nothing of this range lies behind this.
+    stop: Lsn,
+    /// Number of the segment that it lies in.
+    segment: u64,
     /// Seed of the frames at `lsn`, once one was read.
     pub seed: Option<FrameSeed>,
     /// Bytes to read from the device at least, when a frame is longer than was read.
@@ -41,8 +43,6 @@ pub(super) struct Job {
     pub damage: Option<String>,
     /// Places behind damage that may be frames and were longer than what was read.
     pub guesses: u32,
-    /// No frame checks here, and the mount in the next segment was not cut here: it is damage.
-    pub not_cut: Option<Lsn>,
     done: ReadDone,
 }
 
@@ -65,8 +65,6 @@ pub(super) enum Next {
     Finish(Result<(), StoreError>),
     /// Look again where its next frame is.
     Again,
-    /// See whether the log goes on in the next segment.
-    AskNextSegment,
 }
 
 impl LogStructuredStore {
@@ -77,14 +75,12 @@ impl LogStructuredStore {
             return done(Err(StoreError::Io("the store was shut down after a device error".to_owned())));
         }
         let Some(state) = self.catalog.lock(log) else { return done(Err(StoreError::NotFound)) };
-        let (size, log_end) = (state.entry.size, state.end_lsn);
-        let end = offset.saturating_add(len as u64).min(size);
+        let end = offset.saturating_add(len as u64).min(state.entry.size);
         if offset >= end {
             drop(state);
             return done(Ok(Vec::new()));
         }
-        let first = self.flusher.space().table.live().next().map_or(0, |entry| self.shape.first_frame(entry.sequence));
-        let (at, lsn) = state.locate(offset).unwrap_or((0, first));
+        let at = state.locate(offset, &self.shape).map_or(0, |(_, at, _)| at);
         let sequential = offset == 0
             || state.cursors.iter().any(|(cursor, _)| *cursor <= offset && *cursor + CHUNK >= offset && *cursor == at);
         drop(state);
@@ -95,17 +91,51 @@ impl LogStructuredStore {
             end,
             out,
             room: Vec::new(),
-            lsn,
-            log_end,
-            size,
+            lsn: 0,
+            range_end: 0,
+            stop: 0,
+            segment: 0,
             seed: None,
             need: 0,
             sequential,
             damage: None,
             guesses: 0,
-            not_cut: None,
             done,
         });
+    }
+
+    /// Go to the range that the job's offset lies in. What lies below the log's head is zeros.
+    fn find_range(&self, job: &mut Job) -> Next {
+        let Some(mut state) = self.catalog.lock(job.log) else { return Next::Finish(Err(StoreError::NotFound)) };
+        if job.offset < state.entry.head {
+            let zeros = state.entry.head.min(job.end) - job.offset;
+            job.out.resize(job.out.len() + zeros as usize, 0);
+            job.offset += zeros;
+            return Next::Again;
+        }
+        let Some((range, _, lsn)) = state.locate(job.offset, &self.shape) else {
+            let until = state.ranges.next_behind(job.offset).map_or(state.entry.size, |next| next.offset);
+            state.lost = Some(job.offset..until);
+            return Next::Finish(Err(StoreError::Io(job.lost("its frame is missing"))));
+        };
+        job.stop = self.shape.segment_end(range.lsn).min(state.end_lsn);
+        if self.shape.sequence(lsn) != self.shape.sequence(job.lsn) {
+            (job.seed, job.need) = (None, 0);
+        }
+        (job.lsn, job.range_end, job.segment) = (lsn, range.end(), self.shape.sequence(lsn));
+        Next::Again
+    }
+
+    /// The cleaner has moved what the job looks for, or it was let go, since the job has learned where it lies: it has to
+    /// ask again.
+    pub(super) fn has_moved(&self, job: &mut Job) -> bool {
+        let Some(state) = self.catalog.lock(job.log) else { return false };
+        let moved = job.offset < state.entry.head
+            || state.ranges.find(job.offset).is_some_and(|range| self.shape.sequence(range.lsn) != job.segment);
+        if moved {
+            (job.range_end, job.need, job.seed, job.damage) = (0, 0, None, None);
+        }
+        moved
     }
 
     /// [`Self::read`], and wait.
@@ -121,11 +151,16 @@ impl LogStructuredStore {
             job.lsn = self.mounts.over_gap(job.lsn);
             let next = if job.offset >= job.end {
                 Next::Finish(Ok(()))
-            } else if job.lsn >= job.log_end {
+            } else if job.offset >= job.range_end {
+                self.find_range(&mut job)
+            } else if job.lsn >= job.stop {
+                if self.has_moved(&mut job) {
+                    continue;
+                }
                 if job.out.is_empty()
                     && let Some(mut log) = self.catalog.lock(job.log)
                 {
-                    log.lost = Some(job.offset..job.size);
+                    log.lost = Some(job.offset..job.range_end);
                 }
                 Next::Finish(Err(StoreError::Io(job.lost("its frame is missing"))))
             } else if let Some(next) = self.take_from_ring(&mut job) {
@@ -137,7 +172,6 @@ impl LogStructuredStore {
             };
             match next {
                 Next::Finish(result) => return job.finish(result),
-                Next::AskNextSegment => return self.ask_next_segment(job),
                 Next::Again => {}
             }
         }
@@ -201,7 +235,7 @@ impl LogStructuredStore {
                 if self.ring.read(lsn, room)
                     && let Ok(frame) = decode(&self.seed, lsn, room, self.shape.max_record)
                 {
-                    let log = if frame.kind == FrameKind::Data { frame.log_id } else { 0 };
+                    let log = if frame.kind.is_record() { frame.log_id } else { 0 };
                     let Frame { offset, total, .. } = frame;
                     return Some(Staged { log, offset, total, len: frame.payload.len() });
                 }
@@ -215,7 +249,7 @@ impl LogStructuredStore {
     }
 
     /// Read from the device what lies at the job's LSN, and go on with the job when it is there.
-    fn ask_device(&self, job: Job) {
+    fn ask_device(&self, mut job: Job) {
         let segment_end = self.shape.segment_end(job.lsn);
         let base = self.shape.block_down(job.lsn);
         let wanted = if job.sequential { CHUNK } else { job.end - job.offset + SLACK };
@@ -224,6 +258,9 @@ impl LogStructuredStore {
         let written = self.flusher.commit.written();
         let end = end.min(self.shape.block_up(written.max(job.lsn + HEADER)));
         let Some(offset) = self.flusher.space().table.device_offset(base) else {
+            if self.has_moved(&mut job) {
+                return self.drive(job);
+            }
             let lost = job.lost("its segment is gone");
             return job.finish(Err(StoreError::Io(lost)));
         };
@@ -245,7 +282,6 @@ impl LogStructuredStore {
             store.landed(number);
             match next {
                 Next::Finish(result) => job.finish(result),
-                Next::AskNextSegment => store.ask_next_segment(job),
                 Next::Again => store.drive(job),
             }
         };

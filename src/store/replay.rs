@@ -8,14 +8,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::catalog::LogState;
 use super::index::{PointBudget, SparseIndex};
+use super::geometry::Shape;
 use super::mounts::Mounts;
+use super::ranges::{Range, Record};
+use super::segments::SegmentTable;
 use super::scan::Found;
 use super::types::{LogId, NodeId};
 use super::{mend, tree};
 use crate::format::catalog::FLAG_MTIME_SET;
 use crate::format::{
     CatalogChange, CatalogEntry, CatalogRecord, Checkpoint, FrameKind, LogIndex, Lsn, MAX_OFFSET, MountEntry, NodeKind,
-    ROOT_ID,
+    ROOT_ID, SavedRange, Summarised,
 };
 
 /// Remarks of one recovery, at most.
@@ -32,6 +35,7 @@ pub struct Replay {
     pub directories: BTreeMap<NodeId, CatalogEntry>,
     /// No id was ever used that is not below this.
     pub next_id: NodeId,
+    shape: Shape,
     /// Index points of all logs.
     pub points: PointBudget,
     /// Sentences for people.
@@ -58,8 +62,9 @@ pub fn stable_told_by(found: &Found) -> Lsn {
 
 impl Replay {
     /// Nothing yet; a log has at most `max_points` index points.
-    pub fn new(max_points: usize) -> Self {
+    pub fn new(shape: Shape, max_points: usize) -> Self {
         Self {
+            shape,
             logs: BTreeMap::new(),
             directories: BTreeMap::new(),
             next_id: 1,
@@ -73,8 +78,8 @@ impl Replay {
     }
 
     /// What a checkpoint knows.
-    pub fn restore(checkpoint: Checkpoint, max_points: usize) -> Self {
-        let mut replay = Self::new(max_points);
+    pub fn restore(checkpoint: Checkpoint, shape: Shape, max_points: usize) -> Self {
+        let mut replay = Self::new(shape, max_points);
         replay.mounts = Mounts::restore(checkpoint.mounts);
         let mut indexes: BTreeMap<LogId, LogIndex> =
             checkpoint.index.into_iter().map(|index| (index.log_id, index)).collect();
@@ -89,11 +94,6 @@ impl Replay {
                 .remove(&id)
                 .and_then(|index| SparseIndex::restore(index.granularity, index.points, &replay.points))
                 .unwrap_or_default();
-            if entry.first_lsn == 0 {
-                // An entry of version 1 does not say: its first point does.
-                let first = index.points().first().filter(|(offset, _)| *offset == entry.head);
-                entry.first_lsn = first.map_or(0, |(_, lsn)| *lsn);
-            }
             if entry.end_lsn == 0 {
                 entry.end_lsn = checkpoint.recovery_lsn;
             }
@@ -127,9 +127,10 @@ impl Replay {
         }
         match found.kind {
             FrameKind::Data => self.data(found),
+            FrameKind::Moved => self.moved(found),
             FrameKind::Meta => self.meta(found),
             FrameKind::Epoch => self.mount(found),
-            FrameKind::Void | FrameKind::Mark | FrameKind::Pad => {}
+            FrameKind::Summary | FrameKind::Void | FrameKind::Mark | FrameKind::Pad => {}
         }
         stable_told_by(found)
     }
@@ -140,9 +141,45 @@ impl Replay {
         }
     }
 
-    /// All frames were seen: what damage left is made a tree again.
+    /// All frames were seen: what damage left is made a tree again, and every log knows what it takes.
     pub fn finish(&mut self) {
         mend::mend(self);
+        for state in self.logs.values_mut() {
+            state.ranges.drop_below(state.entry.head);
+            state.entry.device_bytes = state.ranges.bytes();
+        }
+    }
+
+    /// Tell the segment table what of each segment is alive.
+    pub fn account(&mut self, table: &mut SegmentTable) {
+        for (id, state) in &mut self.logs {
+            for range in state.ranges.iter_mut() {
+                let sequence = self.shape.sequence(range.lsn);
+                table.begins(*id, sequence);
+                let summary = table.get(sequence).map(|segment| segment.summary);
+                range.counted = matches!(summary, Some(Summarised::At { .. }));
+                if range.counted {
+                    table.count(range);
+                }
+            }
+        }
+    }
+
+    /// A range that was saved, of a segment in front of what is replayed. Give those of older segments first: the cleaner
+    /// moves to newer ones.
+    pub fn known(&mut self, saved: &SavedRange) {
+        if let Some(state) = self.logs.get_mut(&saved.log_id) {
+            state.ranges.put(Range::restored(saved), &self.shape, &mut Vec::new());
+        }
+    }
+
+    /// The same of a record that was found in such a segment.
+    pub fn found_before(&mut self, found: &Found) {
+        if found.kind.is_record()
+            && let Some(state) = self.logs.get_mut(&found.log_id)
+        {
+            state.ranges.put(Range::of(&record(found)), &self.shape, &mut Vec::new());
+        }
     }
 
     /// The path of an entry, without the first slash; `None` if it is longer than `most`.
@@ -175,6 +212,11 @@ impl Replay {
         self.logs.iter().filter_map(|(id, state)| state.index.saved(*id)).collect()
     }
 
+    /// Where all logs lie.
+    pub fn ranges(&self) -> Vec<SavedRange> {
+        self.logs.iter().flat_map(|(id, state)| state.ranges.iter().map(|range| range.saved(*id))).collect()
+    }
+
     fn data(&mut self, found: &Found) {
         let (id, offset, len) = (found.log_id, found.offset, found.value);
         if !self.logs.contains_key(&id) && !self.is_lost(found) {
@@ -192,15 +234,30 @@ impl Replay {
         state.last_ns = state.last_ns.max(found.time_ns);
         state.entry.flags &= !FLAG_MTIME_SET;
         if end <= state.entry.size {
+            // A checkpoint may know sizes of later than where recovery starts.
+            if end > state.entry.head && state.ranges.find(offset).is_none() {
+                state.ranges.put(Range::of(&record(found)), &self.shape, &mut Vec::new());
+            }
             return;
         }
         let gap = offset.saturating_sub(state.entry.size);
-        state.note(offset, found.lsn, &self.points);
+        state.note(&record(found), &self.shape, &self.points);
         state.entry.size = end;
-        state.entry.device_bytes += found.total;
         if gap > 0 {
             self.note(format!("log {id} lacks {gap} bytes before offset {offset}"));
         }
+    }
+
+    /// The cleaner has moved a record. Its time is older than those around it, and nothing else of its log changes.
+    fn moved(&mut self, found: &Found) {
+        let Some(state) = self.logs.get_mut(&found.log_id) else { return };
+        let end = found.offset.saturating_add(found.value);
+        if end > MAX_OFFSET || end <= state.entry.head {
+            return;
+        }
+        state.ranges.put(Range::of(&record(found)), &self.shape, &mut Vec::new());
+        state.entry.size = state.entry.size.max(end);
+        state.end_lsn = state.end_lsn.max(found.lsn + found.total);
     }
 
     /// A record that ended at LSN `end` is damaged: if it was the log's next one, the log is as long as with it.
@@ -229,9 +286,12 @@ impl Replay {
             found.lsn,
             String::from_utf8_lossy(&mend::lost_name(id, 0))
         ));
+        // What lies in front of it may have been let go.
         let entry = CatalogEntry {
             id,
             parent: ROOT_ID,
+            size: found.offset.min(MAX_OFFSET),
+            head: found.offset.min(MAX_OFFSET),
             mode: LOST_MODE,
             mtime_ns: found.time_ns,
             ctime_ns: found.time_ns,
@@ -284,18 +344,22 @@ impl Replay {
 
     /// Sizes only grow, and frames are counted where they are found: the rest is as the record says.
     fn log(&mut self, entry: CatalogEntry, found: &Found) {
-        let fresh =
-            || LogState::new(CatalogEntry { device_bytes: 0, first_lsn: 0, ..entry.clone() }, Default::default());
+        let fresh = || LogState::new(entry.clone(), Default::default());
         let state = self.logs.entry(entry.id).or_insert_with(fresh);
         let before = &state.entry;
         state.entry = CatalogEntry {
             size: before.size.max(entry.size),
             head: before.head.max(entry.head),
-            device_bytes: before.device_bytes,
-            first_lsn: before.first_lsn,
             ..entry
         };
+        state.ranges.drop_below(state.entry.head);
         state.last_ns = state.last_ns.max(found.time_ns);
         state.end_lsn = state.end_lsn.max(found.lsn + found.total);
     }
+}
+
+/// A record as ranges want it.
+fn record(found: &Found) -> Record {
+    let Found { offset, value: len, lsn, total, time_ns, .. } = *found;
+    Record { offset, len, lsn, total, time_ns }
 }

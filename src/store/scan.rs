@@ -235,7 +235,7 @@ impl<'a> Scanner<'a> {
     }
 
     fn found(lsn: Lsn, frame: &Frame<'_>, epoch: u64, keep_data: bool) -> Found {
-        let keep = keep_data || frame.kind == FrameKind::Meta;
+        let keep = keep_data || matches!(frame.kind, FrameKind::Meta | FrameKind::Summary);
         Found {
             kind: frame.kind,
             lsn,

@@ -1,39 +1,78 @@
-//! The segment table: which physical segment holds which part of the endless log, and which are free.
+//! The segment table: which physical segment holds which part of the endless log, what of it is alive, and which are
+//! free.
+//!
+//! A segment is let go when nothing in it is alive: first it is retired, that is no checkpoint names it any more; when
+//! both checkpoint areas hold one that does not, it is free. So whichever of the two the next recovery reads, every
+//! segment that it names is as it was.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::geometry::Shape;
 use super::placing::TRAILER;
-use crate::format::{Lsn, SegmentEntry, SegmentState};
+use super::ranges::{Change, Range};
+use super::types::LogId;
+use crate::format::{Lsn, SegmentEntry, SegmentState, Summarised};
+
+/// A segment that is part of the log.
+#[derive(Debug, Clone)]
+pub struct Segment {
+    /// Its line in checkpoints.
+    pub entry: SegmentEntry,
+    /// Ranges of logs that lie in it.
+    pub ranges: u64,
+    /// Bytes of the frames of those that are counted.
+    pub live_bytes: u64,
+    /// Logs that have or had a range in it, until it has a summary.
+    pub logs: Vec<LogId>,
+    /// Where its summary is.
+    pub summary: Summarised,
+}
+
+/// A segment that nothing in the log is in any more.
+#[derive(Debug, Clone, Copy)]
+struct Retired {
+    physical: u32,
+    /// Generation of the newest checkpoint that may name it.
+    named_by: u64,
+}
 
 /// Live segments in log order, and the free ones in the order they will be taken.
 #[derive(Debug, Clone)]
 pub struct SegmentTable {
     shape: Shape,
-    live: VecDeque<SegmentEntry>,
+    live: BTreeMap<u64, Segment>,
+    retired: Vec<Retired>,
     free: VecDeque<u32>,
 }
 
 impl SegmentTable {
-    /// The table with these live segments (in log order); all others are free.
+    /// The table with these live segments; all others are free.
     pub fn new(shape: Shape, live: impl IntoIterator<Item = SegmentEntry>) -> Self {
-        let live: VecDeque<SegmentEntry> = live.into_iter().collect();
+        let live: BTreeMap<u64, Segment> = live.into_iter().map(|entry| (entry.sequence, Segment::new(entry))).collect();
         let mut taken = vec![false; shape.segments as usize];
-        for entry in &live {
-            if let Some(slot) = taken.get_mut(entry.physical as usize) {
+        for segment in live.values() {
+            if let Some(slot) = taken.get_mut(segment.entry.physical as usize) {
                 *slot = true;
             }
         }
         let free =
             (0..shape.segments).zip(taken).filter_map(|(physical, taken)| (!taken).then_some(physical)).collect();
-        Self { shape, live, free }
+        Self { shape, live, retired: Vec::new(), free }
+    }
+
+    /// Segment `sequence`, if it is live.
+    pub fn get(&self, sequence: u64) -> Option<&Segment> {
+        self.live.get(&sequence)
+    }
+
+    /// The same.
+    pub fn get_mut(&mut self, sequence: u64) -> Option<&mut Segment> {
+        self.live.get_mut(&sequence)
     }
 
     /// Physical place of segment `sequence`, if it is live.
     pub fn physical(&self, sequence: u64) -> Option<u32> {
-        let first = self.live.front()?.sequence;
-        let at = usize::try_from(sequence.checked_sub(first)?).ok()?;
-        self.live.get(at).map(|entry| entry.physical)
+        self.live.get(&sequence).map(|segment| segment.entry.physical)
     }
 
     /// Device offset of `lsn`, if its segment is live.
@@ -47,67 +86,181 @@ impl SegmentTable {
         self.free.front().copied()
     }
 
+    /// Free segments, in the order in which they will be taken.
+    pub fn free(&self) -> impl Iterator<Item = u32> {
+        self.free.iter().copied()
+    }
+
+    /// `physical` is taken next, if it is free: the header of the newest segment says so.
+    pub fn take_next(&mut self, physical: u32) {
+        if let Some(at) = self.free.iter().position(|free| *free == physical) {
+            self.free.remove(at);
+            self.free.push_front(physical);
+        }
+    }
+
     /// Number of free segments.
     pub fn free_count(&self) -> u64 {
         self.free.len() as u64
     }
 
-    /// (bytes used, bytes that can still be written) when the newest segment has `rest` bytes left.
+    /// Number of segments that will be free when checkpoints have been written.
+    pub fn retired_count(&self) -> u64 {
+        self.retired.len() as u64
+    }
+
+    /// Segments at the end of the free list that appends leave alone: for the cleaner, and for changes that let space
+    /// go. A store of few segments has none.
+    pub fn reserve(&self) -> u64 {
+        match self.shape.segments {
+            0..8 => 0,
+            8..32 => 1,
+            _ => 2,
+        }
+    }
+
+    /// (bytes used, bytes that can still be appended) when the newest segment has `rest` bytes left.
     pub fn usage(&self, rest: u64) -> (u64, u64) {
         let free = self.free_count();
         let used = self.shape.capacity() - free * self.shape.segment_size - rest;
-        (used, free * (self.shape.segment_size - self.shape.block) + rest.saturating_sub(TRAILER))
+        let open = free.saturating_sub(self.reserve());
+        (used, open * (self.shape.segment_size - self.shape.block) + rest.saturating_sub(TRAILER))
+    }
+
+    /// Lines of the live segments, in log order.
+    pub fn live(&self) -> impl DoubleEndedIterator<Item = &SegmentEntry> {
+        self.live.values().map(|segment| &segment.entry)
     }
 
     /// Live segments, in log order.
-    pub fn live(&self) -> impl DoubleEndedIterator<Item = &SegmentEntry> {
-        self.live.iter()
+    pub fn segments(&self) -> impl DoubleEndedIterator<Item = &Segment> {
+        self.live.values()
+    }
+
+    /// The live segment behind `sequence`.
+    pub fn behind(&self, sequence: u64) -> Option<&Segment> {
+        self.live.range(sequence.saturating_add(1)..).next().map(|(_, segment)| segment)
     }
 
     /// Sequence number of the newest live segment.
     pub fn newest(&self) -> Option<u64> {
-        self.live.back().map(|entry| entry.sequence)
+        self.live.last_key_value().map(|(sequence, _)| *sequence)
     }
 
     /// Take the next free segment as the newest live one.
     pub fn allocate(&mut self, epoch: u64) -> Option<SegmentEntry> {
         let sequence = self.newest().map_or(1, |newest| newest + 1);
         let physical = self.free.pop_front()?;
-        if let Some(last) = self.live.back_mut() {
-            last.state = SegmentState::Sealed;
-        }
         let entry = SegmentEntry { sequence, physical, state: SegmentState::Open, epoch };
-        self.live.push_back(entry);
+        self.add(entry);
         Some(entry)
+    }
+
+    fn add(&mut self, entry: SegmentEntry) {
+        if let Some(mut last) = self.live.last_entry() {
+            last.get_mut().entry.state = SegmentState::Sealed;
+        }
+        self.live.insert(entry.sequence, Segment::new(entry));
     }
 
     /// The log ends at `end`: live segments that begin there or later are free again, and the next to be taken.
     pub fn give_back(&mut self, end: Lsn) {
-        while let Some(last) = self.live.back()
-            && self.shape.segment_start(last.sequence) >= end
+        while let Some(last) = self.live.last_entry()
+            && self.shape.segment_start(*last.key()) >= end
         {
-            self.free.push_front(last.physical);
-            self.live.pop_back();
+            self.free.push_front(last.get().entry.physical);
+            last.remove();
         }
-        if let Some(last) = self.live.back_mut() {
-            last.state = SegmentState::Open;
+        if let Some(mut last) = self.live.last_entry() {
+            last.get_mut().entry.state = SegmentState::Open;
         }
     }
 
-    /// Recovery found segment `sequence` at `physical`: make it live. False if it can't be (not the next one, or taken).
+    /// Recovery found a segment: make it live. False if it can't be (not behind the newest, or taken).
     pub fn adopt(&mut self, entry: SegmentEntry) -> bool {
-        let next = self.newest().map_or(entry.sequence, |newest| newest + 1);
+        if self.newest().is_some_and(|newest| entry.sequence <= newest) {
+            return false;
+        }
         let Some(at) = self.free.iter().position(|free| *free == entry.physical) else {
             return false;
         };
-        if entry.sequence != next {
-            return false;
-        }
         self.free.remove(at);
-        if let Some(last) = self.live.back_mut() {
-            last.state = SegmentState::Sealed;
-        }
-        self.live.push_back(entry);
+        self.add(entry);
         true
+    }
+
+    /// A range of `log` begins in segment `sequence`.
+    pub fn begins(&mut self, log: LogId, sequence: u64) {
+        if let Some(segment) = self.live.get_mut(&sequence) {
+            segment.ranges += 1;
+            if !matches!(segment.summary, Summarised::At { .. }) && segment.logs.last() != Some(&log) {
+                segment.logs.push(log);
+            }
+        }
+    }
+
+    /// Nothing of `range` is wanted any more, or another is in its place.
+    pub fn ends(&mut self, range: &Range) {
+        if let Some(segment) = self.live.get_mut(&self.shape.sequence(range.lsn)) {
+            segment.ranges = segment.ranges.saturating_sub(1);
+            if range.counted {
+                segment.live_bytes = segment.live_bytes.saturating_sub(u64::from(range.bytes));
+            }
+        }
+    }
+
+    /// The ranges of `log` have changed.
+    pub fn apply(&mut self, log: LogId, changes: &[Change]) {
+        for change in changes {
+            match change {
+                Change::Begins(range) => {
+                    self.begins(log, self.shape.sequence(range.lsn));
+                    if range.counted {
+                        self.count(range);
+                    }
+                }
+                Change::Ends(range) => self.ends(range),
+            }
+        }
+    }
+
+    /// The bytes of `range`, which is there, are among those that are alive.
+    pub fn count(&mut self, range: &Range) {
+        if let Some(segment) = self.live.get_mut(&self.shape.sequence(range.lsn)) {
+            segment.live_bytes += u64::from(range.bytes);
+        }
+    }
+
+    /// Segment `sequence` is no part of the log any more. Checkpoints up to generation `named_by` may name it.
+    pub fn retire(&mut self, sequence: u64, named_by: u64) {
+        if let Some(segment) = self.live.remove(&sequence) {
+            self.retired.push(Retired { physical: segment.entry.physical, named_by });
+        }
+    }
+
+    /// Recovery: `physical` is free, but the older of two checkpoints names it.
+    pub fn hold(&mut self, physical: u32, named_by: u64) {
+        if let Some(at) = self.free.iter().position(|free| *free == physical) {
+            self.free.remove(at);
+            self.retired.push(Retired { physical, named_by });
+        }
+    }
+
+    /// Checkpoint `generation` is on the device: what neither it nor the one before it names is free. Gives the number
+    /// of segments that became free.
+    pub fn release(&mut self, generation: u64) -> u64 {
+        let before = self.free.len();
+        // The two areas hold this generation and the one before it.
+        let (free, retired) = self.retired.iter().partition(|retired| retired.named_by + 2 <= generation);
+        self.retired = retired;
+        let free: Vec<Retired> = free;
+        self.free.extend(free.iter().map(|retired| retired.physical));
+        (self.free.len() - before) as u64
+    }
+}
+
+impl Segment {
+    fn new(entry: SegmentEntry) -> Self {
+        Self { entry, ranges: 0, live_bytes: 0, logs: Vec::new(), summary: Summarised::No }
     }
 }

@@ -10,8 +10,8 @@ use super::placing::{FIRST_CLAIM, TRAILER};
 use super::read::{Job, Next};
 use super::types::StoreError;
 use crate::format::frame::{EPOCH_FRAME, decode, decode_epoch, infer_epoch, mend, mend_epoch, peek};
-use crate::format::{FRAME_HEADER, Frame, FrameError, FrameKind, FrameSeed, Lsn, SHORT_FRAME, frame_len};
-use crate::io::{Buffer, IoError};
+use crate::format::{FRAME_HEADER, Frame, FrameError, FrameSeed, Lsn, SHORT_FRAME, frame_len};
+use crate::io::Buffer;
 
 /// Epochs tried for a frame whose mount is not known.
 const EPOCHS_TRIED: usize = 1024;
@@ -45,7 +45,7 @@ impl LogStructuredStore {
             self.chunks.put(chunk);
             return next;
         }
-        if let Some(next) = self.over_gap(job, &mounts, &failure, &from, until) {
+        if let Some(next) = self.over_gap(job, &mounts, &from, until) {
             return next;
         }
         if let FrameError::NeedMore(more) = failure
@@ -58,22 +58,19 @@ impl LogStructuredStore {
         self.pass_over(job, &mut mounts, &failure, &from, until)
     }
 
-    /// No frame checks at the job's LSN because the log ended there once, and the next mount began behind it: on the
-    /// next block with `tail=pad`, or in the next segment for want of room.
+    /// No frame checks at the job's LSN because the log ended there once, and the next mount began behind it, on the
+    /// next block with `tail=pad`. (In the next segment, for want of room, nothing of the same range can lie.)
     fn over_gap<'b>(
         &self,
         job: &mut Job,
         mounts: &Epochs<'_>,
-        failure: &FrameError,
         from: &impl Fn(Lsn) -> &'b [u8],
         until: Lsn,
     ) -> Option<Next> {
         let (lsn, segment_end) = (job.lsn, self.shape.segment_end(job.lsn));
         let begins = self.shape.block_up(lsn);
         if begins >= segment_end || segment_end - lsn < FIRST_CLAIM as u64 + TRAILER {
-            let whole = matches!(failure, FrameError::NeedMore(more) if lsn + *more as u64 <= segment_end);
-            // Whether it is so only the next segment tells.
-            return (!whole && job.not_cut != Some(lsn)).then_some(Next::AskNextSegment);
+            return None;
         }
         let wanted = begins + FIRST_CLAIM as u64 - lsn;
         if lsn + wanted > until && job.need < wanted && lsn + wanted <= self.flusher.commit.written() {
@@ -98,6 +95,9 @@ impl LogStructuredStore {
     ) -> Next {
         if !job.out.is_empty() {
             return Next::Finish(Ok(()));
+        }
+        if self.has_moved(job) {
+            return Next::Again;
         }
         // Still damaged: what lies behind it has been looked through before.
         let log = self.catalog.lock(job.log);
@@ -138,52 +138,19 @@ impl LogStructuredStore {
         }
         job.seed = mounts.seed;
         job.lsn = lsn;
-        self.step_segment(job)
-    }
-
-    /// No frame checks at the job's LSN, near the end of a segment: if the mount that begins in the next one says that
-    /// the log was cut here, that is where to go on.
-    pub(super) fn ask_next_segment(&self, mut job: Job) {
-        let next = self.shape.first_frame(self.shape.sequence(job.lsn) + 1);
-        let block = self.shape.block as usize;
-        let place = self.flusher.space().table.device_offset(next);
-        let (Some(offset), Ok(buffer)) = (place, self.io.buffer(block)) else {
-            job.not_cut = Some(job.lsn);
-            return self.drive(job);
-        };
-        let me = self.me.clone();
-        let done = move |read: Result<Buffer, IoError>| {
-            let Some(store) = me.upgrade() else { return job.finish(Err(StoreError::Closed)) };
-            let uuid = &store.superblock.uuid;
-            let begins = read.ok().and_then(|buffer| mount_in(uuid, next, buffer.as_slice()));
-            if begins.is_some_and(|record| record.cut_lsn == job.lsn) {
-                job.lsn = next;
-                job.need = 0;
-            } else {
-                job.not_cut = Some(job.lsn);
-            }
-            store.drive(job);
-        };
-        self.io.read(buffer, block, offset, Box::new(done));
-    }
-
-    /// Behind a segment's last byte the log goes on behind the next one's header.
-    fn step_segment(&self, job: &mut Job) -> Next {
-        if self.shape.within(job.lsn) == 0 {
-            job.lsn = self.shape.first_frame(self.shape.sequence(job.lsn));
-        }
         Next::Again
     }
 
     /// Serve the job from checked frames.
     pub(super) fn take_from_chunk(&self, job: &mut Job, chunk: &Chunk) -> Next {
         let mut last = None;
-        while job.offset < job.end && chunk.lsns.contains(&job.lsn) {
+        while job.offset < job.end.min(job.range_end) && chunk.lsns.contains(&job.lsn) {
             let bytes = chunk.from(job.lsn);
             let Some(frame) = head_of(bytes) else {
                 return Next::Finish(Err(StoreError::Io(job.lost("its frame can't be read"))));
             };
-            if frame.kind == FrameKind::Data && frame.log_id == job.log {
+            // Of another range are those that lie behind this one's end.
+            if frame.kind.is_record() && frame.log_id == job.log && frame.offset < job.range_end {
                 if frame.offset > job.offset {
                     let lost = job.lost("it was damaged");
                     if let Some(mut log) = self.catalog.lock(job.log) {
@@ -210,13 +177,13 @@ impl LogStructuredStore {
         {
             log.remember(offset, lsn);
         }
-        self.step_segment(job)
+        Next::Again
     }
 
     fn mounts_of(&self, lsn: Lsn, seed: Option<FrameSeed>) -> Epochs<'_> {
         let sequence = self.shape.sequence(lsn);
         let oldest =
-            self.flusher.space().table.live().find(|entry| entry.sequence == sequence).map_or(0, |entry| entry.epoch);
+            self.flusher.space().table.get(sequence).map_or(0, |segment| segment.entry.epoch);
         let uuid = self.superblock.uuid;
         Epochs { known: &self.mounts, uuid, oldest, newest: self.seed.epoch(), seed, max_record: self.shape.max_record }
     }

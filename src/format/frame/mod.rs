@@ -29,6 +29,10 @@ pub enum Kind {
     Meta,
     /// First frame of a mount.
     Epoch,
+    /// Bytes of a log that the cleaner has moved here.
+    Moved,
+    /// What a full segment holds.
+    Summary,
 }
 
 /// All kinds of frames.
@@ -42,6 +46,10 @@ pub enum FrameKind {
     Meta,
     /// First frame of a mount.
     Epoch,
+    /// Bytes of a log that the cleaner has moved here.
+    Moved,
+    /// What a full segment holds.
+    Summary,
     /// The store is stable up to `value`.
     Mark,
     /// Nothing, for `value` bytes.
@@ -55,6 +63,8 @@ impl Kind {
             Self::Void => *b"VOID",
             Self::Meta => *b"META",
             Self::Epoch => *b"EPOC",
+            Self::Moved => *b"MOVD",
+            Self::Summary => *b"SUMM",
         }
     }
 }
@@ -66,6 +76,8 @@ impl FrameKind {
             b"VOID" => Self::Void,
             b"META" => Self::Meta,
             b"EPOC" => Self::Epoch,
+            b"MOVD" => Self::Moved,
+            b"SUMM" => Self::Summary,
             b"MARK" => Self::Mark,
             b"PADD" => Self::Pad,
             _ => return None,
@@ -76,6 +88,11 @@ impl FrameKind {
         matches!(self, Self::Mark | Self::Pad)
     }
 
+    /// It holds bytes of a log, where they were appended or where the cleaner has moved them.
+    pub const fn is_record(self) -> bool {
+        matches!(self, Self::Data | Self::Moved)
+    }
+
     /// The four letters that it has on the device.
     pub const fn name(self) -> &'static str {
         match self {
@@ -83,6 +100,8 @@ impl FrameKind {
             Self::Void => "VOID",
             Self::Meta => "META",
             Self::Epoch => "EPOC",
+            Self::Moved => "MOVD",
+            Self::Summary => "SUMM",
             Self::Mark => "MARK",
             Self::Pad => "PADD",
         }

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::format::catalog::{ENTRY_FIXED, ENTRY_FIXED_1, FLAG_MTIME_SET, entry_len, is_valid_name};
-use crate::format::checkpoint::{checkpoint_len, entry_in_checkpoint, index_len, mounts_len};
+use crate::format::checkpoint::{checkpoint_len, entry_in_checkpoint, index_len, mounts_len, ranges_len};
+use crate::format::summary::RANGE_LEN;
 use proptest::prelude::*;
 
 pub(super) fn entry(id: u32, name: &[u8]) -> CatalogEntry {
@@ -50,7 +51,17 @@ pub(super) fn sample() -> Checkpoint {
         index: vec![LogIndex { log_id: 1, granularity: 1 << 20, points: vec![(0, 65_600), (1 << 20, 70_000)] }],
         mounts: vec![mount(1, 65_536, 69_632), mount(2, 70_000, 70_016)],
         next_id: 3,
+        summarised: vec![Summarised::At { lsn: 66_048, total: 96 }, Summarised::Here],
+        ranges: vec![SavedRange { log_id: 1, len: 100, bytes: 144, offset: 1 << 20, lsn: 70_000, time_ns: 5 }],
     }
+}
+
+/// Bytes of the summaries and ranges at the sample's end.
+const SUMMARIES: usize = 4 + 2 * 16 + 4 + RANGE_LEN;
+
+/// The sample as it was before checkpoints knew of summaries.
+fn older() -> Checkpoint {
+    Checkpoint { summarised: Vec::new(), ranges: Vec::new(), ..sample() }
 }
 
 /// The sample with `change` done to its bytes, under a right checksum.
@@ -71,11 +82,11 @@ fn mounts_are_in_order_or_not_there() {
     // A checkpoint of before there were mounts in it.
     let none = forged(|bytes| {
         let (count, next_id) = (4, 4);
-        let len = bytes.len() - next_id - count - 2 * 24;
+        let len = bytes.len() - SUMMARIES - next_id - count - 2 * 24;
         bytes.truncate(len);
         bytes[12..16].copy_from_slice(&(len as u32 - CHECKPOINT_HEADER as u32).to_le_bytes());
     });
-    assert_eq!(none, Ok(Checkpoint { mounts: Vec::new(), next_id: 0, ..sample() }));
+    assert_eq!(none, Ok(Checkpoint { mounts: Vec::new(), next_id: 0, ..older() }));
 }
 
 #[test]
@@ -169,18 +180,18 @@ fn one_frame_tells_of_several_nodes() {
 fn lengths_are_known_before_anything_is_encoded() {
     let sample = sample();
     let entries = sample.nodes.iter().map(|node| entry_in_checkpoint(node.encoded_len())).sum();
-    assert_eq!(sample.encode().len() as u64, checkpoint_len(entries, 2, index_len(1, 2) + mounts_len(2)));
+    assert_eq!(sample.encode().len() as u64, checkpoint_len(entries, 2, index_len(1, 2) + mounts_len(2) + ranges_len(1)));
 }
 
 #[test]
 fn a_checkpoint_without_a_next_id_is_one_of_before() {
     let read = forged(|bytes| {
-        bytes.truncate(bytes.len() - 4);
+        bytes.truncate(bytes.len() - SUMMARIES - 4);
         let len = (bytes.len() - 64) as u32;
         bytes[12..16].copy_from_slice(&len.to_le_bytes());
     });
-    assert_eq!(read, Ok(Checkpoint { next_id: 0, ..sample() }));
-    assert!(forged(|bytes| bytes.iter_mut().rev().take(4).for_each(|byte| *byte = 0)).is_err());
+    assert_eq!(read, Ok(Checkpoint { next_id: 0, ..older() }));
+    assert!(forged(|bytes| bytes.iter_mut().rev().skip(SUMMARIES).take(4).for_each(|byte| *byte = 0)).is_err());
 }
 
 #[test]
@@ -300,14 +311,19 @@ proptest! {
             node.name.push(b'0' + n as u8);
         }
         prop_assume!(nodes.iter().all(|node| is_valid_name(&node.name)));
+        let summarised = (0..states.len()).map(|n| [
+            Summarised::No, Summarised::Here, Summarised::At { lsn: n as u64 + 1, total: 48 }
+        ][n % 3]).collect();
         let segments = states.into_iter().enumerate().map(|(n, (state, sequence, epoch))| SegmentEntry {
             sequence, physical: n as u32 * 3, state: [Free, Open, Sealed, Retired, Bad][state], epoch,
         }).collect();
         let [generation, epoch, recovery_lsn, stable_lsn] = words;
         let mounts = lens.iter().enumerate().map(|(n, len)| mount(n as u64, n as u64 * 1000, n as u64 * 1000 + len));
         let mounts = mounts.collect();
-        let checkpoint =
-            Checkpoint { uuid, generation, epoch, recovery_lsn, stable_lsn, nodes, segments, index, mounts, next_id };
+        let ranges = Vec::new();
+        let checkpoint = Checkpoint {
+            uuid, generation, epoch, recovery_lsn, stable_lsn, nodes, segments, index, mounts, next_id, summarised, ranges,
+        };
         prop_assert_eq!(Checkpoint::decode(&checkpoint.encode(), &uuid), Ok(checkpoint));
     }
 

@@ -5,9 +5,10 @@
 
 use super::check::{CheckReport, Part};
 use super::{Image, areas};
-use crate::format::{Checkpoint, Lsn, SegmentEntry, SegmentHeader};
+use crate::format::{Checkpoint, Lsn, SavedRange, SegmentEntry, SegmentHeader, Summarised};
 use crate::io::{IoError, SharedBuffer};
 use crate::store::scan::segment_header;
+use crate::store::segments::Segment;
 use crate::store::superblocks::out_of_memory;
 use crate::store::types::StoreError;
 use crate::store::{checkpoints, superblocks};
@@ -131,6 +132,16 @@ impl Image {
     fn checkpoint(&self, generation: u64) -> Checkpoint {
         let recovered = &self.opened.recovered;
         let end: Lsn = recovered.end;
+        let table = &recovered.table;
+        let summarised = |segment: &Segment| match segment.summary {
+            Summarised::No => Summarised::Here,
+            summary => summary,
+        };
+        let has_summary = |range: &&SavedRange| {
+            let summary = table.get(self.shape.sequence(range.lsn)).map(|segment| segment.summary);
+            matches!(summary, Some(Summarised::At { .. }))
+        };
+        let ranges = recovered.replay.ranges();
         Checkpoint {
             uuid: self.superblock().uuid,
             generation,
@@ -138,10 +149,12 @@ impl Image {
             recovery_lsn: end,
             stable_lsn: end,
             nodes: recovered.replay.nodes(),
-            segments: recovered.table.live().copied().collect(),
+            segments: table.live().copied().collect(),
             index: recovered.replay.indexes(),
             mounts: recovered.replay.mounts.entries().to_vec(),
             next_id: recovered.replay.next_id,
+            summarised: table.segments().map(summarised).collect(),
+            ranges: ranges.iter().filter(|range| !has_summary(range)).copied().collect(),
         }
     }
 }

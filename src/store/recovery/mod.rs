@@ -5,11 +5,12 @@
 //! is reported and passed over; else it is the unacknowledged tail of a crash, and is cut. It is idempotent, and
 //! bounded by the checkpoint interval.
 //!
-//! - `start`: the segment table to begin with
+//! - `start`: the segment table to begin with; `known`: what lies in the segments in front of that
 //! - `next`: from one segment to the next, by its header or without it
 //! - `judge`: torn or damaged
 
 mod judge;
+mod known;
 mod next;
 mod start;
 
@@ -18,11 +19,13 @@ use std::time::Instant;
 use super::error::OpenError;
 use super::geometry::Shape;
 use super::replay::Replay;
-use super::scan::{Scanner, Step};
+use super::checkpoints::Loaded;
+use super::scan::{Found, Scanner, Step, read_segment_header};
 use super::segments::SegmentTable;
 use super::types::{Damage, RecoveryReport};
-use crate::format::{Checkpoint, Lsn, MountEntry, Superblock};
+use crate::format::{FrameKind, Lsn, MountEntry, Summarised, Summary, Superblock};
 use crate::io::{IoError, QuikIO};
+use start::Headers;
 
 /// What recovery decided.
 pub struct Recovered {
@@ -50,13 +53,15 @@ struct Recovery<'a> {
     replay: Replay,
     stable: Lsn,
     report: RecoveryReport,
+    /// Without a checkpoint: the segments that have a header.
+    headers: Headers,
 }
 
 /// Decide what the store holds.
 pub fn recover(
     io: &QuikIO,
     superblock: &Superblock,
-    checkpoint: Option<Checkpoint>,
+    checkpoints: Loaded,
     max_points: usize,
 ) -> Result<Recovered, OpenError> {
     let started = Instant::now();
@@ -64,38 +69,52 @@ pub fn recover(
     let device = || io.describe();
     let failed = |error: IoError| OpenError::Device { device: io.describe(), error };
     let mut notes = Vec::new();
-    let (table, replay, from, epoch, known) = match checkpoint {
-        Some(checkpoint) => {
-            let table = start::table_of(shape, superblock, &checkpoint)
+    let mut headers = Headers::new();
+    let (table, replay, from, epoch, known) = match checkpoints.newest {
+        Some(mut checkpoint) => {
+            let mut table = start::table_of(shape, superblock, &checkpoint)
                 .map_err(|what| OpenError::Damaged { device: device(), what })?;
             let stable = checkpoint.stable_lsn.max(checkpoint.recovery_lsn);
             let (from, epoch) = (checkpoint.recovery_lsn, checkpoint.epoch);
-            (table, Replay::restore(checkpoint, max_points), from, epoch, stable)
+            if let Some(older) = checkpoints.older {
+                // Should this checkpoint be lost, that one leads to them: they are not written to yet.
+                older.segments.iter().for_each(|entry| table.hold(entry.physical, older.generation));
+            }
+            let ranges = std::mem::take(&mut checkpoint.ranges);
+            let mut replay = Replay::restore(checkpoint, shape, max_points);
+            known::Source { io, shape, superblock }.tell(&mut table, &ranges, from, &mut replay).map_err(failed)?;
+            (table, replay, from, epoch, stable)
         }
         None => {
             notes.push("no checkpoint could be used: every segment was read".to_owned());
-            let (table, from, epoch) =
-                start::table_from_headers(io, shape, superblock).map_err(failed)?.ok_or_else(|| {
-                    OpenError::Damaged {
-                        device: device(),
-                        what: "no checkpoint and no segment header can be read".to_owned(),
-                    }
-                })?;
-            let mut replay = Replay::new(max_points);
+            headers = start::headers(io, shape, superblock).map_err(failed)?;
+            let (table, from, epoch) = start::table_from(shape, &headers).ok_or_else(|| OpenError::Damaged {
+                device: device(),
+                what: "no checkpoint and no segment header can be read".to_owned(),
+            })?;
+            let mut replay = Replay::new(shape, max_points);
             replay.mounts.begin(MountEntry { epoch, cut_lsn: from, first_lsn: from });
             (table, replay, from, epoch, 0)
         }
     };
     let stable = known.max(superblock.stable_lsn);
     let report = RecoveryReport { from_lsn: from, notes, ..RecoveryReport::default() };
-    let mut recovery = Recovery { io, shape, superblock, table, replay, stable, report };
+    let mut recovery = Recovery { io, shape, superblock, table, replay, stable, report, headers };
     let (end, epoch) = recovery.run(from, epoch).map_err(failed)?;
     let Recovery { mut table, mut replay, stable, mut report, .. } = recovery;
     // A segment without a frame is given back, as a mount writes the header of each segment that it opens: this one's
     // was perhaps never written, though a checkpoint knows the segment.
     let end = if shape.within(end) == shape.block { end - shape.block } else { end };
     table.give_back(end);
+    // What the newest segment says will follow it is what has to follow it.
+    if let Some(physical) = table.newest().and_then(|newest| table.physical(newest))
+        && let Some(header) = read_segment_header(io, &shape, &superblock.uuid, physical).map_err(failed)?
+        && let Some(next) = header.next_physical
+    {
+        table.take_next(next);
+    }
     replay.finish();
+    replay.account(&mut table);
     report.clean = superblock.clean && end == superblock.end_lsn;
     report.end_lsn = end;
     report.notes.append(&mut replay.notes);
@@ -132,6 +151,9 @@ impl Recovery<'_> {
                 Step::Frame(found) => {
                     self.report.frames += 1;
                     self.stable = self.stable.max(self.replay.apply(&found));
+                    if found.kind == FrameKind::Summary {
+                        self.summary(&found);
+                    }
                 }
                 Step::SegmentEnd => {
                     let epoch = scanner.epoch();
@@ -149,6 +171,14 @@ impl Recovery<'_> {
                     scanner.go_to(next);
                 }
             }
+        }
+    }
+
+    /// A segment has a summary.
+    fn summary(&mut self, found: &Found) {
+        let segment = Summary::decode(&found.payload).ok().and_then(|summary| self.table.get_mut(summary.sequence));
+        if let (Some(segment), Ok(total)) = (segment, u32::try_from(found.total)) {
+            segment.summary = Summarised::At { lsn: found.lsn, total };
         }
     }
 

@@ -5,6 +5,8 @@
 //! perhaps in another place. Where a header can't be read, the segment's first frame tells what it is: it checks for
 //! one LSN alone.
 
+use std::collections::HashSet;
+
 use super::Recovery;
 use crate::format::{Lsn, SegmentEntry, SegmentHeader, SegmentState, frame, frame_len};
 use crate::io::IoError;
@@ -48,7 +50,11 @@ impl Recovery<'_> {
             return Ok(true);
         }
         let must_exist = self.stable > start;
-        let Some(next) = self.find_segment(sequence, self.physical_before(sequence), epoch, must_exist)? else {
+        let found = match self.find_segment(sequence, self.physical_before(sequence), epoch, must_exist)? {
+            None => self.behind_hole(sequence, epoch),
+            found => found,
+        };
+        let Some(next) = found else {
             if must_exist {
                 self.damaged(Damage {
                     lsn: start,
@@ -65,12 +71,25 @@ impl Recovery<'_> {
         } else if !self.header_was_damaged(scanner, &next, must_exist)? {
             return Ok(false);
         }
-        let entry = SegmentEntry { sequence, physical: next.physical, state: SegmentState::Open, epoch: next.epoch };
-        if !self.table.adopt(entry) {
+        let Next { sequence, physical, epoch, .. } = next;
+        if !self.table.adopt(SegmentEntry { sequence, physical, state: SegmentState::Open, epoch }) {
             return Ok(false);
         }
-        scanner.enter(self.shape.first_frame(sequence), next.physical, next.epoch);
+        scanner.enter(self.shape.first_frame(sequence), physical, epoch);
         Ok(true)
+    }
+
+    /// Without a checkpoint nobody knows which segments were let go. One further on that was opened when all in front of
+    /// `sequence` was stable tells that it was one of them.
+    fn behind_hole(&self, sequence: u64, epoch: u64) -> Option<Next> {
+        let (_, header) = self.headers.range(sequence..).next()?;
+        let follows = header.epoch >= epoch && header.stable_lsn >= self.shape.segment_start(sequence);
+        follows.then(|| Next {
+            sequence: header.sequence,
+            physical: header.physical,
+            epoch: header.epoch,
+            header: Some(*header),
+        })
     }
 
     /// A segment without a header: torn with its first flush, or damaged later.
@@ -120,10 +139,12 @@ impl Recovery<'_> {
         };
         let hint = hint.filter(|place| *place < self.shape.segments);
         let likely: Vec<u32> = hint.into_iter().chain(self.table.next_free()).collect();
-        let everywhere = if must_exist { 0..self.shape.segments } else { 0..0 };
+        // A segment that was opened when no other was free does not say which one follows.
+        let everywhere = if must_exist || hint.is_none() { 0..self.shape.segments } else { 0..0 };
+        let live: HashSet<u32> = self.table.live().map(|entry| entry.physical).collect();
         let mut places = likely.clone();
         places.extend(everywhere.filter(|physical| !likely.contains(physical)));
-        places.retain(|physical| self.table.live().all(|entry| entry.physical != *physical));
+        places.retain(|physical| !live.contains(physical));
         // Of two that say so the younger is it.
         let mut found: Option<SegmentHeader> = None;
         for physical in &places {
@@ -144,6 +165,9 @@ impl Recovery<'_> {
         let first = self.shape.first_frame(sequence);
         let near = first + frame_len(self.shape.max_record) as u64 + self.shape.block;
         let until = if must_exist { self.shape.segment_end(first) } else { near };
+        if !must_exist {
+            places.retain(|physical| likely.contains(physical));
+        }
         places.dedup();
         for physical in places {
             let mut scanner = self.scanner();

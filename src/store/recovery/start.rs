@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::format::{Checkpoint, FRAME_ALIGN, Lsn, MAX_COUNT, SegmentEntry, SegmentState, Superblock};
+use crate::format::{Checkpoint, FRAME_ALIGN, Lsn, MAX_COUNT, SegmentEntry, SegmentHeader, SegmentState, Superblock};
 use crate::io::{IoError, QuikIO};
 use crate::store::geometry::Shape;
 use crate::store::scan::read_segment_header;
@@ -17,12 +17,17 @@ pub(super) fn table_of(shape: Shape, superblock: &Superblock, checkpoint: &Check
         .copied()
         .collect();
     live.sort_by_key(|entry| entry.sequence);
-    let consecutive =
-        live.windows(2).all(|pair| matches!(pair, [a, b] if a.sequence.checked_add(1) == Some(b.sequence)));
+    // In front of where recovery starts segments may have been let go anywhere, behind it none.
+    let from = checkpoint.recovery_lsn;
+    let ordered = live.windows(2).all(|pair| match pair {
+        [a, b] if shape.segment_start(a.sequence) >= from => a.sequence.checked_add(1) == Some(b.sequence),
+        [a, b] => a.sequence < b.sequence,
+        _ => false,
+    });
     let mut places: Vec<u32> = live.iter().map(|entry| entry.physical).collect();
     places.sort_unstable();
     places.dedup();
-    let sane = consecutive
+    let sane = ordered
         && places.len() == live.len()
         && places.last().is_none_or(|last| *last < shape.segments)
         && live.last().is_none_or(|last| last.sequence < u64::MAX / shape.segment_size - 2)
@@ -36,21 +41,26 @@ pub(super) fn table_of(shape: Shape, superblock: &Superblock, checkpoint: &Check
     {
         return Err("the checkpoint is of a mount that the superblocks do not know".to_owned());
     }
-    let from = checkpoint.recovery_lsn;
     let known = shape.segment_start(first.sequence)..=shape.segment_start(last.sequence + 1);
-    if !known.contains(&from) || !from.is_multiple_of(FRAME_ALIGN as u64) {
+    let within = live.iter().any(|entry| entry.sequence == shape.sequence(from)) || from == *known.end();
+    if !known.contains(&from) || !within || !from.is_multiple_of(FRAME_ALIGN as u64) {
         return Err(format!("the checkpoint's recovery start LSN {from:#x} is no place in its segments"));
     }
-    Ok(SegmentTable::new(shape, live))
+    let mut table = SegmentTable::new(shape, live);
+    for (entry, summarised) in checkpoint.segments.iter().zip(&checkpoint.summarised) {
+        if let Some(segment) = table.get_mut(entry.sequence) {
+            segment.summary = *summarised;
+        }
+    }
+    Ok(table)
 }
 
-/// The table that the segment headers tell: for a store whose checkpoints are both lost.
-pub(super) fn table_from_headers(
-    io: &QuikIO,
-    shape: Shape,
-    superblock: &Superblock,
-) -> Result<Option<(SegmentTable, Lsn, u64)>, IoError> {
-    let mut headers = BTreeMap::new();
+/// Segment headers by sequence number.
+pub(super) type Headers = BTreeMap<u64, SegmentHeader>;
+
+/// All segment headers: for a store whose checkpoints are both lost.
+pub(super) fn headers(io: &QuikIO, shape: Shape, superblock: &Superblock) -> Result<Headers, IoError> {
+    let mut headers = Headers::new();
     for physical in 0..shape.segments {
         if let Some(header) = read_segment_header(io, &shape, &superblock.uuid, physical)?
             && header.epoch <= superblock.epoch
@@ -59,9 +69,14 @@ pub(super) fn table_from_headers(
             headers.insert(header.sequence, header);
         }
     }
-    let Some((&first, header)) = headers.iter().next() else { return Ok(None) };
+    Ok(headers)
+}
+
+/// The table to begin with that they tell: their first.
+pub(super) fn table_from(shape: Shape, headers: &Headers) -> Option<(SegmentTable, Lsn, u64)> {
+    let (&first, header) = headers.iter().next()?;
     let entry =
         SegmentEntry { sequence: first, physical: header.physical, state: SegmentState::Open, epoch: header.epoch };
     let table = SegmentTable::new(shape, [entry]);
-    Ok(Some((table, shape.first_frame(first), header.epoch)))
+    Some((table, shape.first_frame(first), header.epoch))
 }
