@@ -102,7 +102,7 @@ fn on_a_full_device_a_change_is_refused_and_nothing_has_changed() {
     while store.append(log, b"x").is_ok() {}
     let before = (store.logs(), store.node(ROOT_ID), store.stats().catalog_bytes);
     assert_eq!(make(&store, ROOT_ID, "new", NodeKind::Log), Err(StoreError::NoSpace));
-    assert_eq!(rename(&store, "other", "log"), Err(StoreError::NoSpace));
+    assert_eq!(rename(&store, "other", "another"), Err(StoreError::NoSpace));
     assert_eq!((store.logs(), store.node(ROOT_ID), store.stats().catalog_bytes), before);
     store.close().unwrap();
     assert_eq!(open(&device).logs(), before.0);

@@ -9,7 +9,7 @@ use super::inode::ControlFile;
 use crate::store::types::{LogInfo, RingSlot};
 
 /// Keys of `status` that come first, in this order; whatever else the store tells follows.
-const FIRST: [&str; 30] = [
+const FIRST: [&str; 36] = [
     "device",
     "uuid",
     "label",
@@ -22,6 +22,12 @@ const FIRST: [&str; 30] = [
     "segment_size",
     "segments",
     "segments_free",
+    "segments_reserved",
+    "segments_retired",
+    "segments_freed",
+    "segments_cleaned",
+    "moved_bytes",
+    "garbage",
     "block_size",
     "max_record",
     "end_lsn",

@@ -7,6 +7,7 @@ use crate::sync::atomic::Ordering;
 use std::collections::VecDeque;
 
 use super::LogStructuredStore;
+use super::placing::TRAILER;
 use super::ranges::Record;
 use super::types::{AppendAt, AppendDone, Appended, Change, ChangeDone, Changed, LogId, StableDone, StoreError};
 use crate::format::{FrameHead, Kind, MAX_OFFSET, catalog::FLAG_MTIME_SET, frame, frame_len};
@@ -70,6 +71,7 @@ impl LogStructuredStore {
                 Err(StoreError::WouldBlock) if self.io.poll(true) > 0 => {}
                 // Without the log's lock: who makes room may need it, for an append that waits in the queue.
                 Err(StoreError::WouldBlock) => self.ring.wait_for_room(),
+                Err(StoreError::NoSpace) if self.can_make_room() && self.reclaim_now() => {}
                 result => return result,
             }
         }
@@ -82,7 +84,7 @@ impl LogStructuredStore {
             // Others came first.
             return Err(StoreError::WouldBlock);
         }
-        self.append_record(log, data, at)
+        self.append_or_wait(log, data, at)
     }
 
     /// Append when the ring has room; `done` is called from the thread that made room, or at once.
@@ -139,7 +141,7 @@ impl LogStructuredStore {
     /// Do it, or give it back: there is no room.
     fn try_deferred(&self, deferred: Deferred) -> Result<Answer, Deferred> {
         match deferred {
-            Deferred::Append { log, data, at, done } => match self.append_record(log, &data, at) {
+            Deferred::Append { log, data, at, done } => match self.append_or_wait(log, &data, at) {
                 Err(StoreError::WouldBlock) => Err(Deferred::Append { log, data, at, done }),
                 result => Ok(Answer::Append(done, result)),
             },
@@ -175,6 +177,18 @@ impl LogStructuredStore {
         Ok(())
     }
 
+    /// An append that finds no room waits while room can be made.
+    fn append_or_wait(&self, log: LogId, data: &[u8], at: AppendAt) -> Result<Appended, StoreError> {
+        match self.append_record(log, data, at) {
+            Err(StoreError::NoSpace) if self.can_make_room() => {
+                self.keeper.dirty();
+                self.reclaimer.ask();
+                Err(StoreError::WouldBlock)
+            }
+            result => result,
+        }
+    }
+
     fn append_record(&self, log: LogId, data: &[u8], at: AppendAt) -> Result<Appended, StoreError> {
         self.check_writable()?;
         if data.len() > self.shape.max_record {
@@ -193,6 +207,7 @@ impl LogStructuredStore {
         if data.is_empty() {
             return Ok(Appended { offset, end_lsn: state.end_lsn });
         }
+        self.check_reserve(data.len())?;
         let time_ns = self.clock.now().max(state.last_ns);
         let head = FrameHead { kind: Kind::Data, log_id: log, offset, time_ns };
         let begins = |lsn| {
@@ -217,6 +232,17 @@ impl LogStructuredStore {
         drop(state);
         self.keeper.dirty();
         Ok(Appended { offset, end_lsn })
+    }
+
+    /// The last free segments are not for appends: without them no room could ever be made.
+    #[inline]
+    pub(super) fn check_reserve(&self, len: usize) -> Result<(), StoreError> {
+        let limit = self.flusher.append_limit.load(Ordering::Relaxed);
+        if limit != u64::MAX && self.ring.end_lsn() + frame_len(len) as u64 + TRAILER > limit {
+            self.flusher.full.store(true, Ordering::Relaxed);
+            return Err(StoreError::NoSpace);
+        }
+        Ok(())
     }
 
     /// Claim, fill and release one frame; gives its LSN and length. `claimed` is told the LSN before the release.

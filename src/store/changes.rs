@@ -14,7 +14,7 @@ use super::append::Deferred;
 use super::catalog::{LogState, is_hidden};
 use super::tree::{Child, Directory, MAX_DEPTH, Tree, cost};
 use super::types::{AttrChange, Change, ChangeDone, Changed, LogId, LogInfo, NodeId, NodeInfo, RenameHow, StoreError};
-use crate::format::catalog::{FLAG_MTIME_SET, FLAG_SECRETS, NAME_MAX, is_valid_name};
+use crate::format::catalog::{FLAG_MTIME_SET, FLAG_SECRETS, NAME_MAX, entry_len, is_valid_name};
 use crate::format::{CatalogChange, CatalogEntry, CatalogRecord, FrameHead, Kind, Lsn, NodeKind, ROOT_ID};
 
 /// Permission bits.
@@ -107,6 +107,11 @@ impl LogStructuredStore {
         let ranges = self.catalog.forget(id);
         let mut space = self.flusher.space();
         ranges.iter().for_each(|range| space.table.ends(range));
+        drop(space);
+        if !ranges.is_empty() {
+            self.reclaimer.hope();
+            self.keeper.dirty();
+        }
     }
 
     /// One change; [`StoreError::WouldBlock`] while the ring is full.
@@ -141,6 +146,10 @@ impl LogStructuredStore {
         let about = frame.records.iter().find(|record| !record.entry.is_root()).or(frame.records.first());
         let log_id = about.map_or(0, |record| record.entry.id);
         let head = FrameHead { kind: Kind::Meta, log_id, offset: 0, time_ns: frame.now };
+        // What lets space go may use what is kept back for that.
+        if !frame.records.iter().any(|record| record.change == CatalogChange::Gone) {
+            self.check_reserve(frame.records.len() * entry_len(NAME_MAX))?;
+        }
         let payload: Vec<u8> = frame.records.iter().flat_map(CatalogRecord::encode).collect();
         let (lsn, total) = self.put_frame(&head, &payload, |_| {})?;
         Ok(lsn + total)

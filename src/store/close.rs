@@ -39,6 +39,9 @@ impl LogStructuredStore {
         // What has no summary yet has its ranges here.
         let summarised =
             segments.iter().map(|entry| summaries.get(&entry.sequence).copied().unwrap_or(Summarised::Here)).collect();
+        // Of mounts that left nothing that is still there nobody has to know.
+        let mut mounts = self.mounts.clone();
+        mounts.forget_below(segments.first().map_or(0, |entry| self.shape.segment_start(entry.sequence)));
         let checkpoint = Checkpoint {
             uuid: last.superblock.uuid,
             generation: last.generation + 1,
@@ -48,7 +51,7 @@ impl LogStructuredStore {
             nodes,
             segments,
             index,
-            mounts: self.mounts.entries().to_vec(),
+            mounts: mounts.entries().to_vec(),
             next_id,
             summarised,
             ranges,
@@ -59,7 +62,8 @@ impl LogStructuredStore {
                 last.len = len;
                 // Only what was written moves on: else the next one would go over the newest.
                 last.generation += 1;
-                self.flusher.space().table.release(last.generation);
+                let freed = self.flusher.free_after(last.generation);
+                self.became_free(freed);
             }
             // Not with a catalog within its limit; a store may have been made by somebody else.
             None => {
@@ -77,6 +81,11 @@ impl LogStructuredStore {
             let with = space.table.segments().filter(|segment| matches!(segment.summary, Summarised::At { .. }));
             with.map(|segment| (segment.entry.sequence, segment.summary)).collect()
         };
+        let summed_up = summaries.values().map(|summary| match summary {
+            Summarised::At { lsn, total } => lsn + u64::from(*total),
+            _ => 0,
+        });
+        let summed_up = summed_up.max().unwrap_or(0);
         let tree = self.catalog.tree.read();
         let mut captured = Captured {
             nodes: Vec::new(),
@@ -84,7 +93,7 @@ impl LogStructuredStore {
             ranges: Vec::new(),
             summaries,
             next_id: tree.next_id,
-            end_lsn: tree.changed_lsn,
+            end_lsn: tree.changed_lsn.max(summed_up),
         };
         captured.nodes.extend(tree.directories().map(|directory| directory.entry.clone()));
         for id in tree.ids() {
@@ -112,12 +121,14 @@ impl LogStructuredStore {
         self.ring.close();
         self.fail_deferred(&StoreError::Closed);
         self.keeper.stop();
+        self.reclaimer.stop();
         self.io.close();
         result
     }
 
     fn close_clean(&self) -> Result<(), StoreError> {
         self.keeper.stop();
+        self.reclaimer.stop();
         // What waits for room was not acknowledged, but its callers still can be.
         while self.deferred() > 0 && !self.flusher.has_failed() {
             self.make_stable_now(self.ring.end_lsn())?;

@@ -63,6 +63,8 @@ pub struct Flusher {
     pub commit: Commit,
     /// An append was refused for lack of room.
     pub full: AtomicBool,
+    /// Appends may not claim beyond this LSN.
+    pub append_limit: AtomicU64,
     failed: AtomicBool,
     failed_flushes: AtomicU64,
     seals_full: AtomicU64,
@@ -95,6 +97,7 @@ impl Flusher {
             late: Mutex::default(),
             commit: Commit::new(end),
             full: AtomicBool::new(false),
+            append_limit: AtomicU64::new(Lsn::MAX),
             failed: AtomicBool::new(false),
             failed_flushes: AtomicU64::new(0),
             seals_full: AtomicU64::new(0),
@@ -111,6 +114,14 @@ impl Flusher {
     /// Segment table and plans.
     pub fn space(&self) -> crate::sync::MutexGuard<'_, Space> {
         self.space.lock()
+    }
+
+    /// Checkpoint `generation` is on the device: the number of segments that became free by it.
+    pub fn free_after(&self, generation: u64) -> u64 {
+        let mut space = self.space.lock();
+        let freed = space.table.release(generation);
+        self.append_limit.store(space.append_limit(), Ordering::Relaxed);
+        freed
     }
 
     /// A write or flush has failed: no more appends.
@@ -281,7 +292,10 @@ fn put(buffer: &mut [u8], at: usize, bytes: &[u8]) {
 
 impl Stage for Flusher {
     fn place(&self, prev: Option<SealedFill>, need: usize, why: Why) -> Placement {
-        self.space.lock().place(prev, need, why, self.clock.now(), self.commit.stable())
+        let mut space = self.space.lock();
+        let placement = space.place(prev, need, why, self.clock.now(), self.commit.stable());
+        self.append_limit.store(space.append_limit(), Ordering::Relaxed);
+        placement
     }
 
     fn flush(&self, fill: FillInfo) {

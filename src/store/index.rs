@@ -117,7 +117,8 @@ impl SparseIndex {
     }
 
     /// All points, in order.
-    pub fn points(&self) -> &[(u64, Lsn)] {
+    #[cfg(test)]
+    fn points(&self) -> &[(u64, Lsn)] {
         &self.points
     }
 }

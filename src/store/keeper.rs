@@ -146,6 +146,9 @@ impl LogStructuredStore {
         if end > self.flusher.commit.stable() {
             self.make_stable(end, Box::new(|_| {}));
         }
+        if self.has_to_reclaim() {
+            self.ask_for_room();
+        }
         if self.checkpoint_is_due()
             && let Err(error) = self.checkpoint()
         {

@@ -15,11 +15,13 @@
 //! - `inspect`, `salvage`: offline: looking, checking, repairing; getting out what is left
 
 mod append;
+mod audit;
 mod behind;
 mod catalog;
 mod changes;
 mod checkpoints;
 mod chunks;
+mod cleaner;
 mod clock;
 mod close;
 mod commit;
@@ -38,12 +40,14 @@ mod placing;
 mod ranges;
 mod read;
 mod reads;
+mod reclaim;
 mod recovery;
 mod replay;
 pub mod salvage;
 mod scan;
 mod segments;
 mod stats;
+mod summaries;
 mod superblocks;
 mod table;
 mod tree;
@@ -92,6 +96,8 @@ pub struct LogStructuredStore {
     keeper: keeper::Keeper,
     chunks: chunks::ChunkCache,
     reads: reads::Reads,
+    reclaimer: Arc<reclaim::Reclaimer>,
+    space_counters: reclaim::SpaceCounters,
     /// Which mounts the frames are of, this one the last.
     mounts: mounts::Mounts,
     /// Held across the device's work by whoever writes a checkpoint: never taken by a thread that completes or serves.
@@ -121,6 +127,7 @@ impl LogStructuredStore {
         self.io.start();
         if !self.options.read_only {
             keeper::start(self);
+            reclaim::start(self);
         }
     }
 

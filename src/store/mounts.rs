@@ -32,7 +32,6 @@ impl Mounts {
     }
 
     /// Nothing of the log lies below `lsn` any more.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the cleaner"))]
     pub fn forget_below(&mut self, lsn: Lsn) {
         let from = self.entries.partition_point(|entry| entry.first_lsn <= lsn).saturating_sub(1);
         self.entries.drain(..from);

@@ -122,6 +122,8 @@ impl LogStructuredStore {
             keeper: Keeper::new(options.flush_ms),
             chunks: ChunkCache::default(),
             reads: super::reads::Reads::default(),
+            reclaimer: Arc::default(),
+            space_counters: super::reclaim::SpaceCounters::default(),
             mounts,
             superblock: superblock.clone(),
             recovery_lsn: AtomicU64::new(recovered.from),

@@ -5,6 +5,7 @@
 //! `tail=pad` any, is padded to a whole block, so that its write overlaps no other. One sealed for a commit ends where
 //! its mark ends, and the next filling starts with a copy of the partial block.
 
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 
 use super::geometry::Shape;
@@ -108,6 +109,17 @@ impl Space {
     pub fn has_room(&self, end: Lsn, need: usize) -> bool {
         let Some(plan) = self.plans.back() else { return false };
         self.table.free_count() > 0 || (!plan.dead && end + need as u64 + TRAILER <= plan.segment_end)
+    }
+
+    /// What appends may not claim beyond: the end of the last segment that they may open.
+    pub fn append_limit(&self) -> Lsn {
+        let (free, reserve) = (self.table.free_count(), self.table.reserve());
+        match free.cmp(&reserve) {
+            _ if reserve == 0 => Lsn::MAX,
+            Ordering::Greater => Lsn::MAX,
+            Ordering::Equal => self.plans.back().map_or(0, |plan| plan.segment_end),
+            Ordering::Less => 0,
+        }
     }
 
     /// The end of the frames below `lsn`: no frame lies in the header of the segment that is open and empty.

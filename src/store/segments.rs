@@ -26,6 +26,8 @@ pub struct Segment {
     pub logs: Vec<LogId>,
     /// Where its summary is.
     pub summary: Summarised,
+    /// It holds more ranges than a summary can list.
+    pub too_many: bool,
 }
 
 /// A segment that nothing in the log is in any more.
@@ -86,11 +88,6 @@ impl SegmentTable {
         self.free.front().copied()
     }
 
-    /// Free segments, in the order in which they will be taken.
-    pub fn free(&self) -> impl Iterator<Item = u32> {
-        self.free.iter().copied()
-    }
-
     /// `physical` is taken next, if it is free: the header of the newest segment says so.
     pub fn take_next(&mut self, physical: u32) {
         if let Some(at) = self.free.iter().position(|free| *free == physical) {
@@ -123,7 +120,7 @@ impl SegmentTable {
     pub fn usage(&self, rest: u64) -> (u64, u64) {
         let free = self.free_count();
         let used = self.shape.capacity() - free * self.shape.segment_size - rest;
-        let open = free.saturating_sub(self.reserve());
+        let Some(open) = free.checked_sub(self.reserve()) else { return (used, 0) };
         (used, open * (self.shape.segment_size - self.shape.block) + rest.saturating_sub(TRAILER))
     }
 
@@ -135,11 +132,6 @@ impl SegmentTable {
     /// Live segments, in log order.
     pub fn segments(&self) -> impl DoubleEndedIterator<Item = &Segment> {
         self.live.values()
-    }
-
-    /// The live segment behind `sequence`.
-    pub fn behind(&self, sequence: u64) -> Option<&Segment> {
-        self.live.range(sequence.saturating_add(1)..).next().map(|(_, segment)| segment)
     }
 
     /// Sequence number of the newest live segment.
@@ -193,10 +185,48 @@ impl SegmentTable {
     pub fn begins(&mut self, log: LogId, sequence: u64) {
         if let Some(segment) = self.live.get_mut(&sequence) {
             segment.ranges += 1;
-            if !matches!(segment.summary, Summarised::At { .. }) && segment.logs.last() != Some(&log) {
-                segment.logs.push(log);
-            }
         }
+        self.meets(log, sequence);
+    }
+
+    /// Segment `sequence` has a record of `log`: its summary will have to tell.
+    pub fn meets(&mut self, log: LogId, sequence: u64) {
+        if let Some(segment) = self.live.get_mut(&sequence)
+            && !matches!(segment.summary, Summarised::At { .. })
+            && segment.logs.last() != Some(&log)
+        {
+            segment.logs.push(log);
+        }
+    }
+
+    /// Full segments in which nothing is alive, of a store that is stable up to `stable`.
+    pub fn dead(&self, stable: Lsn) -> impl Iterator<Item = u64> {
+        self.full(stable).filter(|segment| segment.ranges == 0).map(|segment| segment.entry.sequence)
+    }
+
+    /// Bytes in full, summed up segments that are not alive.
+    pub fn garbage(&self, stable: Lsn) -> u64 {
+        let summed_up = self.full(stable).filter(|segment| matches!(segment.summary, Summarised::At { .. }));
+        summed_up.map(|segment| self.shape.segment_size.saturating_sub(segment.live_bytes)).sum()
+    }
+
+    /// Is there a full segment that lacks a summary?
+    pub fn to_sum_up(&self, stable: Lsn) -> bool {
+        self.full(stable).any(|segment| !segment.too_many && !matches!(segment.summary, Summarised::At { .. }))
+    }
+
+    /// Segments that will never change again.
+    pub fn full(&self, stable: Lsn) -> impl Iterator<Item = &Segment> {
+        let (newest, shape) = (self.newest(), self.shape);
+        self.live.values().filter(move |segment| {
+            let sequence = segment.entry.sequence;
+            Some(sequence) != newest && shape.segment_start(sequence + 1) <= stable
+        })
+    }
+
+    /// Appends may take a free segment.
+    pub fn has_open_room(&self) -> bool {
+        self.free_count() > self.reserve()
     }
 
     /// Nothing of `range` is wanted any more, or another is in its place.
@@ -261,6 +291,6 @@ impl SegmentTable {
 
 impl Segment {
     fn new(entry: SegmentEntry) -> Self {
-        Self { entry, ranges: 0, live_bytes: 0, logs: Vec::new(), summary: Summarised::No }
+        Self { entry, ranges: 0, live_bytes: 0, logs: Vec::new(), summary: Summarised::No, too_many: false }
     }
 }

@@ -61,11 +61,15 @@ impl LogStructuredStore {
         let io = self.io.counters();
         let end_lsn = self.ring.end_lsn();
         let full = self.flusher.full.load(Ordering::Relaxed);
-        let (used, available, segments_free) = {
+        let stable_lsn = self.flusher.commit.stable();
+        let (used, available, segments_free, segments_reserved, segments_retired, garbage) = {
             let space = self.flusher.space();
             let (used, available) = space.usage(end_lsn);
-            (used, available, space.table.free_count())
+            let table = &space.table;
+            let garbage = table.garbage(stable_lsn);
+            (used, available, table.free_count(), table.reserve(), table.retired_count(), garbage)
         };
+        let moved = &self.space_counters;
         let (failed_flushes, seals_full, seals_commit) = self.flusher.counts();
         let state = match (self.flusher.commit.failed(), self.options.read_only) {
             (Some(error), _) => format!("appends stopped: {error}"),
@@ -77,8 +81,14 @@ impl LogStructuredStore {
             available: if full { 0 } else { available },
             full,
             segments_free,
+            segments_reserved,
+            segments_retired,
+            segments_freed: moved.freed.load(Ordering::Relaxed),
+            segments_cleaned: moved.cleaned.load(Ordering::Relaxed),
+            moved_bytes: moved.moved_bytes.load(Ordering::Relaxed),
+            garbage,
             end_lsn,
-            stable_lsn: self.flusher.commit.stable(),
+            stable_lsn,
             recovery_lsn: self.recovery_lsn.load(Ordering::Relaxed),
             appends,
             append_bytes,

@@ -408,6 +408,18 @@ pub struct Stats {
     pub segments: u64,
     /// Of them unused.
     pub segments_free: u64,
+    /// Of the free ones: kept back for the cleaner and for changes that let space go.
+    pub segments_reserved: u64,
+    /// Let go, and free with one of the next checkpoints.
+    pub segments_retired: u64,
+    /// Freed since the mount.
+    pub segments_freed: u64,
+    /// Emptied by the cleaner since the mount.
+    pub segments_cleaned: u64,
+    /// Bytes of frames that the cleaner moved since the mount.
+    pub moved_bytes: u64,
+    /// Bytes of frames in full segments that nobody wants any more.
+    pub garbage: u64,
     /// Block size.
     pub block_size: u64,
     /// Largest record.

@@ -18,10 +18,13 @@ const AT_ONCE: usize = 64;
 const EPOCHS_TRIED: usize = 1024;
 
 /// What is read from.
-pub(super) struct Source<'a> {
-    pub(super) io: &'a QuikIO,
-    pub(super) shape: Shape,
-    pub(super) superblock: &'a Superblock,
+pub struct Source<'a> {
+    /// The device.
+    pub io: &'a QuikIO,
+    /// Where it has what.
+    pub shape: Shape,
+    /// Whose it is.
+    pub superblock: &'a Superblock,
 }
 
 impl Source<'_> {
@@ -43,7 +46,7 @@ impl Source<'_> {
         };
         let segments: Vec<Segment> = table.segments().filter(known).cloned().collect();
         for batch in segments.chunks(AT_ONCE) {
-            let summaries = self.summaries(table, batch, &replay.mounts)?;
+            let summaries = self.summaries(table, batch, &replay.mounts);
             for (segment, summary) in batch.iter().zip(summaries) {
                 let sequence = segment.entry.sequence;
                 let ranges = match (segment.summary, summary) {
@@ -70,13 +73,19 @@ impl Source<'_> {
         Ok(())
     }
 
+    /// The summary of one segment, if it has one that checks.
+    pub fn summary_of(&self, table: &SegmentTable, sequence: u64, mounts: &Mounts) -> Option<Summary> {
+        let segment = table.get(sequence)?.clone();
+        self.summaries(table, &[segment], mounts).pop().flatten()
+    }
+
     /// The summaries of these segments, as far as they have one that checks; read side by side.
     fn summaries(
         &self,
         table: &SegmentTable,
         batch: &[Segment],
         mounts: &Mounts,
-    ) -> Result<Vec<Option<Summary>>, IoError> {
+    ) -> Vec<Option<Summary>> {
         let place = |segment: &Segment| match segment.summary {
             Summarised::At { lsn, total } => {
                 let base = self.shape.block_down(lsn);
@@ -96,7 +105,7 @@ impl Source<'_> {
             let summary = bytes.and_then(|bytes| self.summary(segment, bytes.as_slice(), table, mounts));
             summaries.push(summary);
         }
-        Ok(summaries)
+        summaries
     }
 
     fn summary(&self, of: &Segment, block: &[u8], table: &SegmentTable, mounts: &Mounts) -> Option<Summary> {

@@ -14,6 +14,8 @@ mod known;
 mod next;
 mod start;
 
+pub use known::Source;
+
 use std::time::Instant;
 
 use super::error::OpenError;

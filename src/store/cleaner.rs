@@ -1,0 +1,138 @@
+//! The cleaner: what is still alive in a nearly dead segment is moved to the end of the log, so that the segment can be
+//! let go.
+//!
+//! A moved record keeps its log, its offset and its time; only its frame is a new one, of kind MOVD. It is moved under
+//! its log's lock, and the log's range says where it lies from then on. The old frame stays what it was until two
+//! checkpoints no longer name its segment; whatever a crash leaves in between, one of the two is there.
+
+use crate::sync::atomic::Ordering;
+
+use super::LogStructuredStore;
+use super::ranges::{Range, Record};
+use super::scan::{Found, Scanner, Step};
+use super::segments::Segment;
+use super::types::StoreError;
+use crate::format::{FrameHead, Kind, Summarised};
+
+/// A segment with more than so many of 100 bytes alive is not worth moving.
+const WORTH_PERCENT: u64 = 90;
+/// Segments cleaned in one go, at most.
+const AT_ONCE: usize = 4;
+
+impl LogStructuredStore {
+    /// The segments that are cleaned next, by cost and benefit: the emptier and the older, the better. Nothing if moving
+    /// what is alive would need more room than there is, or gain none.
+    fn victims(&self) -> Vec<u64> {
+        let stable = self.flusher.commit.stable();
+        let space = self.flusher.space();
+        let size = self.shape.segment_size;
+        let newest = space.table.newest().unwrap_or_default();
+        let is_worth_it = |segment: &&Segment| {
+            segment.ranges > 0
+                && matches!(segment.summary, Summarised::At { .. })
+                && segment.live_bytes * 100 <= size * WORTH_PERCENT
+        };
+        let benefit = |segment: &Segment| {
+            let (live, age) = (segment.live_bytes as f64 / size as f64, (newest - segment.entry.sequence) as f64);
+            (1.0 - live) * age / (1.0 + live)
+        };
+        let mut full: Vec<&Segment> = space.table.full(stable).filter(is_worth_it).collect();
+        full.sort_by(|a, b| benefit(b).total_cmp(&benefit(a)));
+        // Frames don't cross segments: the end of each may stay empty, but for less than the largest record.
+        let usable = size.saturating_sub(self.shape.block + crate::format::frame_len(self.shape.max_record) as u64);
+        let room = space.table.free_count() * usable;
+        let (mut victims, mut moved) = (Vec::new(), 0);
+        for segment in full {
+            if moved + segment.live_bytes <= room && victims.len() < AT_ONCE {
+                moved += segment.live_bytes;
+                victims.push(segment.entry.sequence);
+            }
+        }
+        let gains = moved.div_ceil(usable.max(1)) < victims.len() as u64;
+        if gains { victims } else { Vec::new() }
+    }
+
+    /// Is there a segment whose cleaning would gain room?
+    pub(super) fn can_clean(&self) -> bool {
+        !self.victims().is_empty()
+    }
+
+    /// Clean some segments; the number of those in which nothing is alive any more.
+    pub(super) fn clean(&self) -> Result<u64, StoreError> {
+        let mut emptied = 0;
+        for sequence in self.victims() {
+            if self.stopping() {
+                break;
+            }
+            self.clean_one(sequence)?;
+            emptied += u64::from(self.flusher.space().table.get(sequence).is_some_and(|segment| segment.ranges == 0));
+        }
+        self.space_counters.cleaned.fetch_add(emptied, Ordering::Relaxed);
+        Ok(emptied)
+    }
+
+    fn clean_one(&self, sequence: u64) -> Result<(), StoreError> {
+        let Some(entry) = self.flusher.space().table.get(sequence).map(|segment| segment.entry) else { return Ok(()) };
+        let mut scanner = Scanner::new(&self.io, self.shape, self.superblock.uuid, self.superblock.epoch, true);
+        scanner.tolerate_errors();
+        scanner.enter(self.shape.first_frame(sequence), entry.physical, entry.epoch);
+        let failed = |error: crate::io::IoError| StoreError::Io(error.to_string());
+        loop {
+            let place = scanner.place();
+            if let Some(epoch) = self.mounts.epoch_at(place) {
+                scanner.raise_epoch(epoch);
+            }
+            match scanner.step().map_err(failed)? {
+                Step::SegmentEnd => return Ok(()),
+                Step::Frame(found) => {
+                    let belongs = self.mounts.epoch_at(found.lsn).is_none_or(|epoch| epoch == found.epoch);
+                    if belongs && found.kind.is_record() {
+                        self.move_record(sequence, &found)?;
+                    }
+                }
+                // What can't be read can't be moved: its range stays, and with it the segment.
+                Step::Broken(_) => {
+                    let over = self.mounts.over_gap(place);
+                    match if over > place { Some(over) } else { scanner.behind(place).map_err(failed)?.next } {
+                        Some(next) if next < scanner.segment_end() => scanner.go_to(next),
+                        _ => return Ok(()),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Move one record out of segment `sequence`, if it is alive; sleeps while the ring is full.
+    fn move_record(&self, sequence: u64, found: &Found) -> Result<(), StoreError> {
+        loop {
+            match self.try_move(sequence, found) {
+                Err(StoreError::WouldBlock) if self.io.poll(true) > 0 => {}
+                Err(StoreError::WouldBlock) => self.ring.wait_for_room(),
+                result => return result,
+            }
+        }
+    }
+
+    fn try_move(&self, sequence: u64, found: &Found) -> Result<(), StoreError> {
+        self.check_writable()?;
+        let Found { log_id, offset, value: len, time_ns, .. } = *found;
+        let Some(mut log) = self.catalog.lock(log_id) else { return Ok(()) };
+        let end = offset.saturating_add(len);
+        let lies_here = |range: &&Range| self.shape.sequence(range.lsn) == sequence && range.lsn <= found.lsn;
+        if end <= log.entry.head || log.ranges.find(offset.max(log.entry.head)).filter(lies_here).is_none() {
+            return Ok(());
+        }
+        let head = FrameHead { kind: Kind::Moved, log_id, offset, time_ns };
+        let meet = |lsn| self.flusher.space().table.meets(log_id, self.shape.sequence(lsn));
+        let (lsn, total) = self.put_frame(&head, &found.payload, meet)?;
+        let mut changes = Vec::new();
+        log.ranges.put(Range::of(&Record { offset, len, lsn, total, time_ns }), &self.shape, &mut changes);
+        log.end_lsn = log.end_lsn.max(lsn + total);
+        self.flusher.space().table.apply(log_id, &changes);
+        drop(log);
+        self.space_counters.moved_records.fetch_add(1, Ordering::Relaxed);
+        self.space_counters.moved_bytes.fetch_add(total, Ordering::Relaxed);
+        self.keeper.dirty();
+        Ok(())
+    }
+}

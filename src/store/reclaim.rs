@@ -1,0 +1,242 @@
+//! Getting room: what is dead is let go, what is nearly dead is cleaned, and checkpoints make it free.
+//!
+//! Done by one thread at a time: the reclaimer's own, or without threads whoever calls `tick`. An append that has a free
+//! segment never waits for it.
+
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crate::sync::{Condvar, Mutex};
+
+use super::LogStructuredStore;
+use super::types::StoreError;
+
+/// Free segments beyond the reserve below which room is made before anybody needs it.
+const LOW: u64 = 2;
+/// One for so many segments, if that is more.
+const LOW_SHARE: u64 = 64;
+/// Rounds of letting go and cleaning in one go, at most.
+const ROUNDS: usize = 64;
+
+/// What was let go and moved since the mount.
+#[derive(Debug, Default)]
+pub struct SpaceCounters {
+    /// Segments that became free.
+    pub freed: AtomicU64,
+    /// Segments that were emptied by moving what was alive.
+    pub cleaned: AtomicU64,
+    /// Records moved.
+    pub moved_records: AtomicU64,
+    /// Bytes of their frames.
+    pub moved_bytes: AtomicU64,
+}
+
+/// The reclaimer's thread.
+#[derive(Default)]
+pub struct Reclaimer {
+    /// Held by whoever makes room.
+    turn: Mutex<()>,
+    state: Mutex<State>,
+    wake: Condvar,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    /// Nothing can be gained until something is let go.
+    hopeless: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    wanted: bool,
+    stop: bool,
+    runs: bool,
+}
+
+impl Reclaimer {
+    /// There may be something to do. False: there is no thread for it.
+    pub fn ask(&self) -> bool {
+        let mut state = self.state.lock();
+        state.wanted = true;
+        self.wake.notify_one();
+        state.runs
+    }
+
+    /// Sleep until there may be something to do. False: stop.
+    fn wait(&self) -> bool {
+        let mut state = self.state.lock();
+        loop {
+            if state.stop {
+                return false;
+            }
+            if std::mem::take(&mut state.wanted) {
+                return true;
+            }
+            self.wake.wait(&mut state);
+        }
+    }
+
+    /// Something was let go.
+    pub fn hope(&self) {
+        self.hopeless.store(false, Ordering::Relaxed);
+    }
+
+    /// End the thread.
+    pub fn stop(&self) {
+        self.state.lock().stop = true;
+        self.wake.notify_all();
+        if let Some(thread) = self.thread.lock().take()
+            && thread.thread().id() != std::thread::current().id()
+            && thread.join().is_err()
+        {
+            log::error!("the reclaimer thread panicked");
+        }
+        self.state.lock().runs = false;
+    }
+}
+
+/// Start the reclaimer's thread; it holds no reference that would keep the store alive.
+pub fn start(store: &Arc<LogStructuredStore>) {
+    let mut slot = store.reclaimer.thread.lock();
+    if slot.is_some() {
+        return;
+    }
+    let (weak, reclaimer) = (Arc::downgrade(store), store.reclaimer.clone());
+    let work = move || {
+        while reclaimer.wait() {
+            let Some(store) = weak.upgrade() else { return };
+            store.reclaim();
+        }
+    };
+    match std::thread::Builder::new().name("reclaimer".to_owned()).spawn(work) {
+        Ok(thread) => {
+            *slot = Some(thread);
+            store.reclaimer.state.lock().runs = true;
+        }
+        Err(error) => log::error!("no thread for making room: {error}; the flush timer's does it"),
+    }
+}
+
+impl LogStructuredStore {
+    /// The store closes, or appends have stopped.
+    pub(super) fn stopping(&self) -> bool {
+        self.reclaimer.state.lock().stop || self.flusher.has_failed()
+    }
+
+    /// Make room, if there may be something to do: by the reclaimer, or here.
+    pub(super) fn ask_for_room(&self) {
+        if !self.reclaimer.ask() {
+            self.reclaim();
+        }
+    }
+
+    /// Nothing free is left for appends; can anything be made free?
+    pub(super) fn can_make_room(&self) -> bool {
+        if self.reclaimer.hopeless.load(Ordering::Relaxed) || self.stopping() {
+            return false;
+        }
+        let (retired, dead) = {
+            let space = self.flusher.space();
+            (space.table.retired_count(), space.table.dead(self.flusher.commit.stable()).next().is_some())
+        };
+        retired > 0 || dead || self.can_drop_oldest() || self.can_clean()
+    }
+
+    /// Free segments that appends may take, beyond those that are always to be there.
+    fn is_low(&self) -> bool {
+        let space = self.flusher.space();
+        let reserve = space.table.reserve();
+        let low = if reserve > 0 { LOW.max(u64::from(self.shape.segments) / LOW_SHARE) } else { 1 };
+        space.table.free_count() < reserve + low
+    }
+
+    /// There is something to sum up, to let go or to clean.
+    pub(super) fn has_to_reclaim(&self) -> bool {
+        let stable = self.flusher.commit.stable();
+        let due = {
+            let space = self.flusher.space();
+            space.table.to_sum_up(stable) || (space.table.dead(stable).next().is_some())
+        };
+        due || self.is_low()
+    }
+
+    /// Sum up what is full, let go what is dead, and while room is short drop, clean and checkpoint.
+    pub(super) fn reclaim(&self) {
+        let turn = self.reclaimer.turn.lock();
+        match self.reclaim_rounds() {
+            Ok(()) => {}
+            // There will be room in the ring.
+            Err(StoreError::WouldBlock) => self.keeper.dirty(),
+            Err(error) => {
+                log::warn!("{}: no room could be made: {error}", self.io.describe());
+                self.reclaimer.hopeless.store(true, Ordering::Relaxed);
+            }
+        }
+        drop(turn);
+        self.drain_deferred();
+    }
+
+    /// The same, for an append that found none: true if there is some now.
+    pub(super) fn reclaim_now(&self) -> bool {
+        let before = self.space_counters.freed.load(Ordering::Relaxed);
+        self.reclaim();
+        self.space_counters.freed.load(Ordering::Relaxed) > before || self.flusher.space().table.has_open_room()
+    }
+
+    fn reclaim_rounds(&self) -> Result<(), StoreError> {
+        let before = self.space_counters.freed.load(Ordering::Relaxed);
+        for _ in 0..ROUNDS {
+            if self.stopping() || self.options.read_only {
+                return Ok(());
+            }
+            self.summarise()?;
+            let mut gained = self.let_go()?;
+            if !self.is_low() {
+                return Ok(());
+            }
+            if gained == 0 && self.flusher.space().table.retired_count() == 0 {
+                gained += self.drop_oldest()?;
+                if gained == 0 {
+                    gained += self.clean()?;
+                }
+                if gained == 0 {
+                    break;
+                }
+                continue;
+            }
+            // Both checkpoint areas have to tell of it before it is free.
+            self.checkpoint()?;
+        }
+        if self.space_counters.freed.load(Ordering::Relaxed) == before {
+            self.reclaimer.hopeless.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Retire what is dead; gives the number of segments.
+    fn let_go(&self) -> Result<u64, StoreError> {
+        let dead: Vec<u64> = self.flusher.space().table.dead(self.flusher.commit.stable()).collect();
+        for sequence in &dead {
+            self.save_summaries_in(*sequence)?;
+        }
+        if dead.is_empty() {
+            return Ok(0);
+        }
+        // No checkpoint is written meanwhile, that would still name them.
+        let last = self.checkpointing.lock();
+        let mut space = self.flusher.space();
+        dead.iter().for_each(|sequence| space.table.retire(*sequence, last.generation));
+        Ok(dead.len() as u64)
+    }
+
+    /// A checkpoint was written: `count` segments became free.
+    pub(super) fn became_free(&self, count: u64) {
+        if count > 0 {
+            self.space_counters.freed.fetch_add(count, Ordering::Relaxed);
+            self.flusher.full.store(false, Ordering::Relaxed);
+            self.reclaimer.hope();
+        }
+    }
+}
+impl LogStructuredStore {
+    fn can_drop_oldest(&self) -> bool { false }
+    fn drop_oldest(&self) -> Result<u64, StoreError> { Ok(0) }
+}
