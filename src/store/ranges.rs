@@ -82,7 +82,12 @@ pub enum Change {
 
 /// The ranges of one log, in the order of their offsets; no two overlap.
 #[derive(Debug, Clone, Default)]
-pub struct Ranges(Vec<Range>);
+pub struct Ranges {
+    ranges: Vec<Range>,
+    /// Offset behind the record that was put last, and its LSN: only what continues that record continues its range, for
+    /// the frames of a range lie in the order of its offsets.
+    recent: Option<(u64, Lsn)>,
+}
 
 impl Ranges {
     /// A record was appended behind all others: the sequence number of the segment in which a range begins with it, if
@@ -90,7 +95,7 @@ impl Ranges {
     #[inline]
     pub fn append(&mut self, record: &Record, shape: &Shape) -> Option<u64> {
         let sequence = shape.sequence(record.lsn);
-        if let Some(last) = self.0.last_mut()
+        if let Some(last) = self.ranges.last_mut()
             && last.end() == record.offset
             && shape.sequence(last.lsn) == sequence
             && let (Some(len), Some(bytes)) =
@@ -100,21 +105,21 @@ impl Ranges {
             (last.len, last.bytes) = (len, bytes);
             return None;
         }
-        if self.0.last().is_some_and(|last| last.end() > record.offset) {
+        if self.ranges.last().is_some_and(|last| last.end() > record.offset) {
             // Only recovery meets a record again.
             self.put(Range::of(record), shape, &mut Vec::new());
             return None;
         }
-        self.0.push(Range::of(record));
+        self.ranges.push(Range::of(record));
         Some(sequence)
     }
 
     /// `range` covers its offsets from now on, whoever did before. What that changes is added to `changes`.
     pub fn put(&mut self, range: Range, shape: &Shape, changes: &mut Vec<Change>) {
-        let from = self.0.partition_point(|have| have.end() <= range.offset);
-        let to = self.0.partition_point(|have| have.offset < range.end());
+        let from = self.ranges.partition_point(|have| have.end() <= range.offset);
+        let to = self.ranges.partition_point(|have| have.offset < range.end());
         let mut around = Vec::new();
-        for have in self.0.get(from..to).unwrap_or(&[]) {
+        for have in self.ranges.get(from..to).unwrap_or(&[]) {
             changes.push(Change::Ends(*have));
             // The part in front of it and the part behind it stay. What their frames take is known of the whole alone,
             // and shared out.
@@ -131,83 +136,92 @@ impl Ranges {
         changes.extend(around.iter().map(|part| Change::Begins(*part)));
         let place = around.iter().filter(|part| part.offset < range.offset).count();
         around.insert(place, range);
-        self.0.splice(from..to, around);
+        self.ranges.splice(from..to, around);
         let joined = self.join(from + place, shape, changes);
         changes.push(Change::Begins(joined));
+        self.recent = Some((range.end(), range.lsn));
     }
 
-    /// The range at `at` continues the one in front of it in the same segment: they are one. Gives the one it is.
+    /// The range at `at`, a record, continues the one in front of it in the same segment: they are one. Gives the one it
+    /// is.
     fn join(&mut self, at: usize, shape: &Shape, changes: &mut Vec<Change>) -> Range {
-        let Some(range) = self.0.get(at).copied() else { return Range::default() };
-        if let Some(before) = at.checked_sub(1).and_then(|at| self.0.get_mut(at))
+        let Some(range) = self.ranges.get(at).copied() else { return Range::default() };
+        if let Some(before) = at.checked_sub(1).and_then(|at| self.ranges.get_mut(at))
             && before.end() == range.offset
             && shape.sequence(before.lsn) == shape.sequence(range.lsn)
-            && before.lsn <= range.lsn
+            && self.recent.is_some_and(|(end, lsn)| end == range.offset && lsn < range.lsn)
             && before.counted == range.counted
             && let (Some(len), Some(bytes)) = (before.len.checked_add(range.len), before.bytes.checked_add(range.bytes))
         {
             changes.push(Change::Ends(*before));
             (before.len, before.bytes) = (len, bytes);
             let joined = *before;
-            self.0.remove(at);
+            self.ranges.remove(at);
             return joined;
         }
         range
     }
 
+    /// [`Self::put`] of a whole range as it was saved.
+    pub fn restore(&mut self, range: Range, shape: &Shape) {
+        self.recent = None;
+        self.put(range, shape, &mut Vec::new());
+        self.recent = None;
+    }
+
     /// The range that `offset` lies in.
     pub fn find(&self, offset: u64) -> Option<&Range> {
-        let at = self.0.partition_point(|range| range.offset <= offset).checked_sub(1)?;
-        self.0.get(at).filter(|range| offset < range.end())
+        let at = self.ranges.partition_point(|range| range.offset <= offset).checked_sub(1)?;
+        self.ranges.get(at).filter(|range| offset < range.end())
     }
 
     /// The first range that begins behind `offset`.
     pub fn next_behind(&self, offset: u64) -> Option<&Range> {
-        self.0.get(self.0.partition_point(|range| range.offset <= offset))
+        self.ranges.get(self.ranges.partition_point(|range| range.offset <= offset))
     }
 
     /// The last range that begins before `time_ns`, or the first: the first record of that time or later lies in it, or
     /// is the first behind it.
     pub fn at_time(&self, time_ns: u64) -> Option<&Range> {
-        self.0.get(self.0.partition_point(|range| range.time_ns < time_ns).saturating_sub(1))
+        self.ranges.get(self.ranges.partition_point(|range| range.time_ns < time_ns).saturating_sub(1))
     }
 
     /// The log begins at `head`: ranges that end there or before it are taken out.
     pub fn drop_below(&mut self, head: u64) -> Vec<Range> {
-        let below = self.0.partition_point(|range| range.end() <= head);
-        self.0.drain(..below).collect()
+        let below = self.ranges.partition_point(|range| range.end() <= head);
+        self.ranges.drain(..below).collect()
     }
 
     /// The log is gone: all.
     pub fn take(&mut self) -> Vec<Range> {
-        std::mem::take(&mut self.0)
+        std::mem::take(&mut self.ranges)
     }
 
     /// The last.
     #[inline]
     pub fn last(&self) -> Option<&Range> {
-        self.0.last()
+        self.ranges.last()
     }
 
     /// All, in the order of offsets.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Range> {
-        self.0.iter()
+        self.ranges.iter()
     }
 
     /// All, in the order of offsets.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Range> {
-        self.0.iter_mut()
+        self.ranges.iter_mut()
     }
 
     /// All that lie in segment `sequence`.
     pub fn in_segment_mut(&mut self, sequence: u64, shape: &Shape) -> impl Iterator<Item = &mut Range> {
         let shape = *shape;
-        self.0.iter_mut().filter(move |range| shape.sequence(range.lsn) == sequence)
+        self.ranges.iter_mut().filter(move |range| shape.sequence(range.lsn) == sequence)
     }
 
     /// Bytes of all frames.
     pub fn bytes(&self) -> u64 {
-        self.0.iter().map(|range| u64::from(range.bytes)).sum()
+        self.ranges.iter().map(|range| u64::from(range.bytes)).sum()
     }
 }
 
@@ -255,6 +269,12 @@ mod tests {
             (0, 200, 0x31000),
             (200, 100, 0x21000)
         ]);
+        // Not behind the record that was put last: it may lie in front of it on the device.
+        let mut other = ranges(&[record(0, 300, 0x11000)]);
+        for (offset, lsn) in [(0, 0x31000), (200, 0x31100), (100, 0x31200)] {
+            other.put(Range::of(&record(offset, 100, lsn)), &SHAPE, &mut Vec::new());
+        }
+        assert_eq!(other.iter().count(), 3);
         // The middle of a range.
         log.put(Range::of(&record(50, 100, 0x41000)), &SHAPE, &mut changes);
         let parts: Vec<_> = log.iter().map(|range| (range.offset, range.len, range.lsn)).collect();

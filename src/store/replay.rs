@@ -169,7 +169,7 @@ impl Replay {
     /// moves to newer ones.
     pub fn known(&mut self, saved: &SavedRange) {
         if let Some(state) = self.logs.get_mut(&saved.log_id) {
-            state.ranges.put(Range::restored(saved), &self.shape, &mut Vec::new());
+            state.ranges.restore(Range::restored(saved), &self.shape);
         }
     }
 

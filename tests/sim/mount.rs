@@ -117,6 +117,31 @@ impl World {
         self.facts.clean = whole;
     }
 
+    /// The power fails in the middle of a tick.
+    pub fn tick_crash(&mut self, after: u64, seed: u64) {
+        if self.store.is_none() && !self.mount() {
+            return;
+        }
+        let Some(store) = self.store.clone() else { return };
+        self.stall(false);
+        self.pump();
+        self.device.power_off_after(after + 1);
+        let faults = std::mem::replace(&mut self.facts.faults, true);
+        store.tick();
+        while self.device.pending() > 0 {
+            store.poll(true);
+        }
+        self.pump();
+        self.facts.faults = faults;
+        let stats = store.stats();
+        self.note_space(&stats);
+        let died = stats.state.starts_with("appends stopped");
+        self.hits.hit_if(State::CrashInTick, died);
+        self.hits.hit_if(State::CrashInCleaning, died && stats.moved_bytes > 0 && stats.segments_retired == 0);
+        self.hits.hit_if(State::CrashBetweenRetireAndFree, stats.segments_retired > 0);
+        self.crash(seed);
+    }
+
     /// The power fails in the middle of the next mount.
     pub fn mount_crash(&mut self, after: u64, seed: u64) {
         if self.store.is_some() {
@@ -251,6 +276,7 @@ impl World {
         self.stable = (report.end_lsn, report.end_lsn);
         self.recovery_lsn_at_mount = store.stats().recovery_lsn;
         self.ticked = 0;
+        self.hits.hit_if(State::MountMoved, self.moved);
         self.check_figures(&store);
         self.read_all(&store);
         self.store = Some(store);

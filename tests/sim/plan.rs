@@ -75,6 +75,8 @@ pub enum Op {
     Remove { which: u32, directory: bool },
     /// Append until there is no room.
     Fill { len: u32 },
+    /// Append to all logs in turn, so many times in all.
+    Spread { len: u32, count: u32 },
     /// The disk stops working for a while.
     Stall,
     /// A request of a kind fails or is not what it seems; `which` and `nth` choose.
@@ -87,6 +89,8 @@ pub enum Op {
     Kill { seed: u32 },
     /// The power fails after so many requests of a clean unmount.
     CloseCrash { after: u32, seed: u32 },
+    /// The power fails after so many requests of a tick, which may write summaries and checkpoints, and clean.
+    TickCrash { after: u32, seed: u32 },
     /// The power fails after so many requests of the next mount.
     MountCrash { after: u32, seed: u32 },
 }
@@ -180,8 +184,28 @@ pub fn plan(seed: u64) -> (Setup, Vec<Op>) {
     (setup, ops)
 }
 
+/// A mount in which logs come and go faster than the disk has room for: segments are let go and cleaned.
+fn churn(rng: &mut Rng, ops: &mut Vec<Op>) {
+    let which = |rng: &mut Rng| rng.next() as u32;
+    let len = rng.pick(&[200, 700, 3000]);
+    for _round in 0..rng.pick(&[1, 2, 4, 6]) {
+        for _log in 0..rng.pick(&[1, 1, 2]) {
+            ops.push(Op::Make { directory: false });
+        }
+        ops.push(Op::Spread { len, count: rng.pick(&[20, 60, 200]) * 700 / len });
+        if rng.chance(2, 3) {
+            ops.push(Op::Log { which: which(rng) });
+            ops.push(Op::Remove { which: which(rng), directory: false });
+        }
+        ops.push(rng.pick(&[Op::Tick, Op::Tick, Op::SyncNow, Op::Settle]));
+    }
+}
+
 /// What happens in one mount. Each has its own mixture, so that rare states are reached by some.
 fn life(rng: &mut Rng, setup: &Setup, ops: &mut Vec<Op>) {
+    if setup.segments >= 4 && rng.chance(1, 6) {
+        return churn(rng, ops);
+    }
     let count = rng.pick(&[0, 1, 3, 8, 15, 30, 60]);
     let longest = rng.pick(&[40, 300, 3000, 8192, 8192]);
     let weights: [u64; 15] = std::array::from_fn(|_| rng.pick(&[0, 1, 1, 3]));
@@ -250,6 +274,7 @@ fn end(rng: &mut Rng, ops: &mut Vec<Op>) {
         0 => Op::Remount,
         1 | 2 => Op::Kill { seed },
         3 => Op::CloseCrash { after: rng.below(12) as u32, seed },
+        4 => Op::TickCrash { after: rng.below(20) as u32, seed },
         _ => Op::Crash { seed },
     });
     for _ in 0..2 {

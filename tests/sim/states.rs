@@ -66,6 +66,13 @@ states! {
     Replaced = "a rename replaced another log",
     InDirectory = "a log was moved into a directory",
     ManySynced = "records of several logs became stable by one fsync",
+    LetGo = "a segment in which nothing was alive became free",
+    Moved = "the cleaner moved a record",
+    Cleaned = "the cleaner emptied a segment",
+    CrashInTick = "the power failed during a tick",
+    CrashInCleaning = "the power failed between the cleaner's copying and its letting go",
+    CrashBetweenRetireAndFree = "the power failed between a segment's retirement and its being free",
+    MountMoved = "a store with moved records was mounted",
     LieFound = "a lying disk was found out",
     LieHarmless = "a lying disk did no harm",
 }

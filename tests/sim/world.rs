@@ -55,6 +55,8 @@ pub struct World {
     /// LSN that was synced last.
     synced: u64,
     last: Last,
+    /// The cleaner has moved records.
+    pub moved: bool,
     /// Flushes of the device when the store was mounted.
     pub flushes_at_mount: u64,
     pub recovery_lsn_at_mount: u64,
@@ -105,6 +107,7 @@ impl World {
             stable: (0, 0),
             synced: 0,
             last: Last::Record,
+            moved: false,
             flushes_at_mount: 0,
             recovery_lsn_at_mount: 0,
             ticked: 0,
@@ -133,6 +136,7 @@ impl World {
             Op::Crash { seed } => return self.crash(u64::from(seed)),
             Op::Kill { seed } => return self.kill(u64::from(seed)),
             Op::CloseCrash { after, seed } => return self.close_crash(u64::from(after), u64::from(seed)),
+            Op::TickCrash { after, seed } => return self.tick_crash(u64::from(after), u64::from(seed)),
             Op::MountCrash { after, seed } => return self.mount_crash(u64::from(after), u64::from(seed)),
             _ => {}
         }
@@ -156,6 +160,10 @@ impl World {
                 store.tick();
                 let stats = store.stats();
                 self.hits.hit_if(State::CheckpointWhileRunning, stats.recovery_lsn > self.recovery_lsn_at_mount);
+                self.note_space(&stats);
+                if !self.facts.faults {
+                    store.audit().expect("the accounting is exact");
+                }
             }
             Op::Idle => {
                 self.settle(&store);
@@ -172,7 +180,9 @@ impl World {
             Op::Fill { len } => self.fill(&store, len),
             Op::Stall => self.stall(true),
             Op::Fault { which, nth } => self.fault(which, u64::from(nth)),
-            Op::Remount | Op::Crash { .. } | Op::Kill { .. } | Op::CloseCrash { .. } | Op::MountCrash { .. } => {}
+            Op::Spread { len, count } => self.spread(&store, len, count),
+            Op::Remount | Op::Crash { .. } | Op::Kill { .. } => {}
+            Op::CloseCrash { .. } | Op::TickCrash { .. } | Op::MountCrash { .. } => {}
         }
         self.pump();
     }
@@ -454,6 +464,32 @@ impl World {
             }
         }
         panic!("the disk never fills up");
+    }
+
+    /// What has become of segments.
+    pub fn note_space(&mut self, stats: &llamafs::store::Stats) {
+        self.hits.hit_if(State::LetGo, stats.segments_freed > 0);
+        self.hits.hit_if(State::Moved, stats.moved_bytes > 0);
+        self.hits.hit_if(State::Cleaned, stats.segments_cleaned > 0);
+        self.moved |= stats.moved_bytes > 0;
+    }
+
+    fn spread(&mut self, store: &Arc<LogStructuredStore>, len: u32, count: u32) {
+        let logs: Vec<u32> = self.model.shown().logs.keys().copied().collect();
+        for n in 0..count as usize {
+            let Some(log) = logs.get(n % logs.len().max(1)) else { return };
+            self.log = *log;
+            match self.append(store, len, Fill::Bytes) {
+                Err(StoreError::WouldBlock) => {
+                    self.settle(store);
+                    if store.stats().full {
+                        store.tick();
+                    }
+                }
+                Ok(()) => {}
+                Err(_) => return,
+            }
+        }
     }
 
     fn fault(&mut self, which: u32, nth: u64) {

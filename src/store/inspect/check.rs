@@ -1,11 +1,11 @@
 //! `check`: reads everything, and says of every place that is not as it should be where it is and what it cost.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::ControlFlow;
 
 use super::Image;
 use super::areas;
+use super::follow::{Logs, Step};
 use super::walker::{Broken, Item};
 use crate::format::{CatalogRecord, FrameKind};
 use crate::store::scan::Found;
@@ -116,20 +116,11 @@ impl CheckReport {
     }
 }
 
-/// How far a log was followed.
-struct Followed {
-    name: String,
-    /// Offset that its next record should have.
-    end: u64,
-    /// Number of findings when it was followed so far.
-    findings: usize,
-}
-
 /// A check under way.
 struct Check<'a> {
     image: &'a Image,
     report: CheckReport,
-    logs: BTreeMap<LogId, Followed>,
+    logs: Logs,
     unknown_log: bool,
 }
 
@@ -144,11 +135,7 @@ impl Image {
             cut_bytes: recovery.cut_bytes,
             ..CheckReport::default()
         };
-        let followed = |log: crate::store::LogInfo| {
-            let name = format!("/{}", String::from_utf8_lossy(&log.name));
-            (log.id, Followed { name, end: log.head, findings: 0 })
-        };
-        let logs = self.logs().into_iter().map(followed).collect();
+        let logs = Logs::of(self);
         let mut check = Check { image: self, report, logs, unknown_log: false };
         check.areas();
         let total = self.stats().used;
@@ -231,34 +218,22 @@ impl Check<'_> {
         {
             self.misfit(found, device_offset, format!("a catalog record makes no sense ({error})"));
         }
-        if found.kind != FrameKind::Data {
+        if !found.kind.is_record() {
             return;
         }
-        let Some(log) = self.logs.get_mut(&found.log_id) else {
+        let sequence = self.image.shape.sequence(found.lsn);
+        match self.logs.follow(found, sequence, self.report.damage.len()) {
+            Step::Known => {}
+            Step::Gap { lost, since } => self.lost(lost, since, found.lsn, device_offset),
+            Step::Misfit(what) => self.misfit(found, device_offset, what),
             // It was removed since.
-            if found.log_id < self.image.opened.recovered.replay.next_id {
-                return;
-            }
+            Step::Unknown if found.log_id < self.image.opened.recovered.replay.next_id => {}
             // One is enough: with the catalog record of a log lost, all its records are like this.
-            if !std::mem::replace(&mut self.unknown_log, true) {
+            Step::Unknown if std::mem::replace(&mut self.unknown_log, true) => {}
+            Step::Unknown => {
                 let what = format!("a record is of log {}, which the catalog does not know", found.log_id);
                 self.misfit(found, device_offset, what);
             }
-            return;
-        };
-        let (expected, end) = (log.end, found.offset.saturating_add(found.value));
-        if found.offset > expected {
-            let lost =
-                Lost { log: found.log_id, name: log.name.clone(), offset: expected, len: found.offset - expected };
-            self.lost(lost, found.lsn, device_offset);
-        } else if found.offset < expected {
-            let what = format!("a record of log {} starts at offset {}, not at {expected}", log.name, found.offset);
-            self.misfit(found, device_offset, what);
-        }
-        let findings = self.report.damage.len();
-        if let Some(log) = self.logs.get_mut(&found.log_id) {
-            log.end = log.end.max(end);
-            log.findings = findings;
         }
     }
 
@@ -277,15 +252,10 @@ impl Check<'_> {
     }
 
     fn broken(&mut self, broken: Broken) {
-        let mut lost = Vec::new();
-        let was = broken.was.filter(|was| was.kind == FrameKind::Data);
-        if let Some(was) = was
-            && let Some(log) = self.logs.get_mut(&was.log_id)
-            && log.end == was.offset
-        {
-            log.end = was.offset.saturating_add(was.value);
-            lost.push(Lost { log: was.log_id, name: log.name.clone(), offset: was.offset, len: was.value });
-        }
+        let sequence = self.image.shape.sequence(broken.lsn);
+        let was = broken.was.filter(|was| was.kind.is_record());
+        let lost = was.and_then(|was| self.logs.broken(was.log_id, was.offset, was.value, sequence));
+        let lost: Vec<Lost> = lost.into_iter().collect();
         self.report.add(Finding {
             part: Part::Frames,
             lsn: broken.lsn,
@@ -298,9 +268,8 @@ impl Check<'_> {
         });
     }
 
-    /// A part of a log is missing before `lsn`: it was in one of the damaged places since the log's last record.
-    fn lost(&mut self, lost: Lost, lsn: u64, device_offset: u64) {
-        let since = self.logs.get(&lost.log).map_or(0, |log| log.findings);
+    /// A part of a log is missing before `lsn`: it was in one of the damaged places since finding number `since`.
+    fn lost(&mut self, lost: Lost, since: usize, lsn: u64, device_offset: u64) {
         let places = self.report.damage.iter_mut().skip(since);
         let suspects = places.filter(|finding| finding.part == Part::Frames && finding.lost.is_empty());
         let mut told = false;
@@ -327,18 +296,8 @@ impl Check<'_> {
         let recovered = &self.image.opened.recovered;
         let (end, stable, superblock) = (recovered.end, recovered.stable, self.image.superblock());
         let device_offset = recovered.table.device_offset(end).unwrap_or(0);
-        for log in self.image.logs() {
-            let Some((found, name)) = self.logs.get(&log.id).map(|log| (log.end, log.name.clone())) else { continue };
-            if found < log.size {
-                let lost = Lost { log: log.id, name, offset: found, len: log.size - found };
-                self.lost(lost, end, device_offset);
-            } else if found > log.size {
-                self.wrong_end(
-                    end,
-                    device_offset,
-                    format!("log {name} has {found} bytes, the catalog says {}", log.size),
-                );
-            }
+        for (lost, since) in self.logs.ends() {
+            self.lost(lost, since, end, device_offset);
         }
         if stable > end {
             let what = format!("the log ends at LSN {end:#x} and was on stable media up to {stable:#x}");

@@ -1,12 +1,14 @@
 //! The frames of a store, one after the other, and the bytes of one of its logs.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, RangeInclusive};
 
 use super::Image;
 use super::walker::{Broken, Item, Walker};
 use crate::format::{FrameKind, SegmentEntry};
+use crate::store::geometry::Shape;
+use crate::store::ranges::Range;
 use crate::store::scan::Found;
-use crate::store::types::StoreError;
+use crate::store::types::{LogId, StoreError};
 
 /// One frame, or one place where there is none.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -17,7 +19,7 @@ pub struct FrameInfo {
     pub device_offset: u64,
     /// Sequence number of its segment.
     pub segment: u64,
-    /// DATA, VOID, META, EPOC, MARK, PADD; SEGM for a segment header; `----` for a place where no frame checks.
+    /// DATA, VOID, META, EPOC, MOVD, SUMM, MARK, PADD; SEGM for a segment header; `----` for a place where no frame checks.
     pub kind: String,
     /// Log it belongs to, 0 none.
     pub log: u32,
@@ -52,8 +54,19 @@ pub struct Gap {
 impl Image {
     /// Walk the log from the oldest segment to the end that recovery decides.
     pub(super) fn walk(&self, payloads: bool, each: &mut dyn FnMut(Item) -> ControlFlow<()>) -> Result<(), StoreError> {
+        self.walk_segments(0..=u64::MAX, payloads, each)
+    }
+
+    /// The same, in the segments with these numbers.
+    fn walk_segments(
+        &self,
+        sequences: RangeInclusive<u64>,
+        payloads: bool,
+        each: &mut dyn FnMut(Item) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
         let (superblock, recovered) = (&self.opened.superblock, &self.opened.recovered);
-        let segments: Vec<SegmentEntry> = recovered.table.live().copied().collect();
+        let live = recovered.table.live().filter(|entry| sequences.contains(&entry.sequence));
+        let segments: Vec<SegmentEntry> = live.copied().collect();
         let (uuid, epoch) = (superblock.uuid, superblock.epoch);
         Walker::new(&self.io, self.shape, uuid, epoch, &segments, recovered.end, payloads)
             .walk(each)
@@ -116,7 +129,7 @@ impl Image {
     }
 
     fn of_broken(&self, broken: Broken) -> FrameInfo {
-        let was = broken.was.filter(|was| was.kind == FrameKind::Data);
+        let was = broken.was.filter(|was| was.kind.is_record());
         FrameInfo {
             lsn: broken.lsn,
             device_offset: broken.device_offset,
@@ -141,35 +154,75 @@ impl Image {
         out: &mut dyn FnMut(u64, &[u8]) -> std::io::Result<()>,
     ) -> Result<Vec<Gap>, StoreError> {
         let log = self.log(name).ok_or(StoreError::NotFound)?;
-        let mut gaps = Vec::new();
-        let mut expected = log.head;
-        let mut failed = None;
-        self.walk(true, &mut |item| {
-            let Item::Frame { found: frame, .. } = item else { return ControlFlow::Continue(()) };
-            let end = frame.offset.saturating_add(frame.value);
-            if frame.kind != FrameKind::Data || frame.log_id != log.id || end <= expected {
-                return ControlFlow::Continue(());
+        let ranges: Vec<Range> = match self.opened.recovered.replay.logs.get(&log.id) {
+            Some(state) => state.ranges.iter().copied().collect(),
+            None => Vec::new(),
+        };
+        let mut reading = Reading { id: log.id, expected: log.head, gaps: Vec::new(), failed: None, out };
+        let mut rest = ranges.as_slice();
+        while !rest.is_empty() {
+            // As many as lie one behind the other on the device too are read in one go.
+            let turns = rest.windows(2).position(|pair| matches!(pair, [a, b] if b.lsn < a.lsn));
+            let (run, behind) = rest.split_at(turns.map_or(rest.len(), |at| at + 1));
+            rest = behind;
+            let (Some(first), Some(last)) = (run.first(), run.last()) else { break };
+            let sequences = self.shape.sequence(first.lsn)..=self.shape.sequence(last.lsn);
+            self.walk_segments(sequences, true, &mut |item| reading.item(item, run, &self.shape))?;
+            reading.skip_to(last.end());
+            if let Some(error) = reading.failed {
+                return Err(error);
             }
-            if frame.offset > expected {
-                gaps.push(Gap { offset: expected, len: frame.offset - expected });
-                expected = frame.offset;
-            }
-            let skip = (expected - frame.offset) as usize;
-            expected = end;
-            match out(frame.offset + skip as u64, frame.payload.get(skip..).unwrap_or(&[])) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(error) => {
-                    failed = Some(StoreError::Io(error.to_string()));
-                    ControlFlow::Break(())
-                }
-            }
-        })?;
-        if let Some(error) = failed {
-            return Err(error);
         }
-        if expected < log.size {
-            gaps.push(Gap { offset: expected, len: log.size - expected });
+        reading.skip_to(log.size);
+        Ok(reading.gaps)
+    }
+}
+
+/// A log that is being read.
+struct Reading<'o> {
+    id: LogId,
+    /// Offset that comes next.
+    expected: u64,
+    gaps: Vec<Gap>,
+    failed: Option<StoreError>,
+    out: &'o mut dyn FnMut(u64, &[u8]) -> std::io::Result<()>,
+}
+
+impl Reading<'_> {
+    /// An item of the walk through `run`, the ranges that are read.
+    fn item(&mut self, item: Item, run: &[Range], shape: &Shape) -> ControlFlow<()> {
+        let Item::Frame { found: frame, .. } = item else { return ControlFlow::Continue(()) };
+        let end = frame.offset.saturating_add(frame.value);
+        if !frame.kind.is_record() || frame.log_id != self.id || end <= self.expected {
+            return ControlFlow::Continue(());
         }
-        Ok(gaps)
+        let range = run.partition_point(|range| range.offset <= frame.offset).checked_sub(1).and_then(|at| run.get(at));
+        let lies_here = |range: &Range| {
+            shape.sequence(range.lsn) == shape.sequence(frame.lsn) && frame.lsn >= range.lsn && frame.offset < range.end()
+        };
+        if !range.is_some_and(lies_here) {
+            return ControlFlow::Continue(());
+        }
+        self.skip_to(frame.offset);
+        let skip = (self.expected - frame.offset) as usize;
+        match (self.out)(frame.offset + skip as u64, frame.payload.get(skip..).unwrap_or(&[])) {
+            Ok(()) => self.expected = end,
+            Err(error) => {
+                self.failed = Some(StoreError::Io(error.to_string()));
+                return ControlFlow::Break(());
+            }
+        }
+        if run.last().is_some_and(|last| self.expected >= last.end()) {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// What lies in front of `offset` and was not read is missing.
+    fn skip_to(&mut self, offset: u64) {
+        if offset > self.expected && self.failed.is_none() {
+            self.gaps.push(Gap { offset: self.expected, len: offset - self.expected });
+            self.expected = offset;
+        }
     }
 }

@@ -2,10 +2,11 @@
 //!
 //! - `walker`: the log in order, over damage and what crashes have left behind
 //! - `frames`: every frame, and the bytes of a log
-//! - `check`: all that is wrong; `repair`: what of it can be made good without losing anything
+//! - `check`: all that is wrong, with `follow`: is every log where it should be; `repair`: what of it can be made good without losing anything
 
 mod areas;
 mod check;
+mod follow;
 mod frames;
 mod repair;
 pub(super) mod walker;
