@@ -100,6 +100,8 @@ fn same_again(bytes: &[u8], seed: &FrameSeed, lsn: u64, frame: &llamafs::format:
         FrameKind::Data => Kind::Data,
         FrameKind::Meta => Kind::Meta,
         FrameKind::Epoch => Kind::Epoch,
+        FrameKind::Moved => Kind::Moved,
+        FrameKind::Summary => Kind::Summary,
     };
     let head = FrameHead { kind, log_id: frame.log_id, offset: frame.offset, time_ns: frame.time_ns };
     let mut again = vec![0xff; frame.total as usize];
