@@ -96,7 +96,9 @@ impl LogState {
     pub fn locate(&self, offset: u64, shape: &Shape) -> Option<(Range, u64, Lsn)> {
         let range = *self.ranges.find(offset)?;
         let inside = |(at, lsn): &(u64, Lsn)| {
-            (range.offset..=offset).contains(at) && *lsn >= range.lsn && shape.sequence(*lsn) == shape.sequence(range.lsn)
+            (range.offset..=offset).contains(at)
+                && *lsn >= range.lsn
+                && shape.sequence(*lsn) == shape.sequence(range.lsn)
         };
         let recent = self.cursors.iter().copied().filter(inside).max();
         let point = self.index.floor(offset).filter(inside);

@@ -8,12 +8,12 @@ use super::error::OpenError;
 use super::geometry::Shape;
 use super::superblocks::{out_of_memory, write_next};
 use crate::format::catalog::ENTRY_FIXED;
-use crate::format::superblock::FEATURE_CLEANING;
 use crate::format::checkpoint::{checkpoint_len, entry_in_checkpoint, index_len, mounts_len, ranges_len};
+use crate::format::superblock::FEATURE_CLEANING;
 use crate::format::{
     CHECKPOINT_START, CatalogChange, CatalogEntry, CatalogRecord, Checkpoint, FrameHead, FrameSeed, Kind, MAX_RECORD,
-    MIN_BLOCK, MountEntry, NodeKind, ROOT_ID, SHORT_FRAME, SegmentEntry, SegmentHeader, SegmentState, Summarised, Superblock,
-    frame, frame_len,
+    MIN_BLOCK, MountEntry, NodeKind, ROOT_ID, SHORT_FRAME, SegmentEntry, SegmentHeader, SegmentState, Summarised,
+    Superblock, frame, frame_len,
 };
 use crate::io::{Device, IoError, QuikIO, SharedBuffer};
 

@@ -265,10 +265,10 @@ mod tests {
         log.put(Range::of(&record(100, 100, 0x31200)), &SHAPE, &mut changes);
         assert_eq!(sum(&changes) + before as i64, log.bytes() as i64);
         assert_eq!(log.bytes(), before);
-        assert_eq!(log.iter().map(|range| (range.offset, range.len, range.lsn)).collect::<Vec<_>>(), [
-            (0, 200, 0x31000),
-            (200, 100, 0x21000)
-        ]);
+        assert_eq!(
+            log.iter().map(|range| (range.offset, range.len, range.lsn)).collect::<Vec<_>>(),
+            [(0, 200, 0x31000), (200, 100, 0x21000)]
+        );
         // Not behind the record that was put last: it may lie in front of it on the device.
         let mut other = ranges(&[record(0, 300, 0x11000)]);
         for (offset, lsn) in [(0, 0x31000), (200, 0x31100), (100, 0x31200)] {

@@ -237,6 +237,10 @@ impl LogStructuredStore {
     }
 }
 impl LogStructuredStore {
-    fn can_drop_oldest(&self) -> bool { false }
-    fn drop_oldest(&self) -> Result<u64, StoreError> { Ok(0) }
+    fn can_drop_oldest(&self) -> bool {
+        false
+    }
+    fn drop_oldest(&self) -> Result<u64, StoreError> {
+        Ok(0)
+    }
 }

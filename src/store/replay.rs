@@ -7,12 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::catalog::LogState;
-use super::index::{PointBudget, SparseIndex};
 use super::geometry::Shape;
+use super::index::{PointBudget, SparseIndex};
 use super::mounts::Mounts;
 use super::ranges::{Range, Record};
-use super::segments::SegmentTable;
 use super::scan::Found;
+use super::segments::SegmentTable;
 use super::types::{LogId, NodeId};
 use super::{mend, tree};
 use crate::format::catalog::FLAG_MTIME_SET;
@@ -347,11 +347,7 @@ impl Replay {
         let fresh = || LogState::new(entry.clone(), Default::default());
         let state = self.logs.entry(entry.id).or_insert_with(fresh);
         let before = &state.entry;
-        state.entry = CatalogEntry {
-            size: before.size.max(entry.size),
-            head: before.head.max(entry.head),
-            ..entry
-        };
+        state.entry = CatalogEntry { size: before.size.max(entry.size), head: before.head.max(entry.head), ..entry };
         state.ranges.drop_below(state.entry.head);
         state.last_ns = state.last_ns.max(found.time_ns);
         state.end_lsn = state.end_lsn.max(found.lsn + found.total);

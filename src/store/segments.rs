@@ -50,7 +50,8 @@ pub struct SegmentTable {
 impl SegmentTable {
     /// The table with these live segments; all others are free.
     pub fn new(shape: Shape, live: impl IntoIterator<Item = SegmentEntry>) -> Self {
-        let live: BTreeMap<u64, Segment> = live.into_iter().map(|entry| (entry.sequence, Segment::new(entry))).collect();
+        let live: BTreeMap<u64, Segment> =
+            live.into_iter().map(|entry| (entry.sequence, Segment::new(entry))).collect();
         let mut taken = vec![false; shape.segments as usize];
         for segment in live.values() {
             if let Some(slot) = taken.get_mut(segment.entry.physical as usize) {

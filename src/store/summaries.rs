@@ -11,9 +11,10 @@ impl LogStructuredStore {
         let stable = self.flusher.commit.stable();
         let due: Vec<(u64, Vec<LogId>)> = {
             let space = self.flusher.space();
-            let full = space.table.full(stable).filter(|segment| {
-                !segment.too_many && !matches!(segment.summary, Summarised::At { .. })
-            });
+            let full = space
+                .table
+                .full(stable)
+                .filter(|segment| !segment.too_many && !matches!(segment.summary, Summarised::At { .. }));
             full.map(|segment| (segment.entry.sequence, segment.logs.clone())).collect()
         };
         due.into_iter().try_for_each(|(sequence, logs)| self.summarise_one(sequence, logs))
@@ -71,9 +72,9 @@ impl LogStructuredStore {
     pub(super) fn save_summaries_in(&self, sequence: u64) -> Result<(), StoreError> {
         let inside: Vec<u64> = {
             let space = self.flusher.space();
-            let in_it = space.table.segments().filter(|segment| {
-                matches!(segment.summary, Summarised::At { lsn, .. } if self.shape.sequence(lsn) == sequence)
-            });
+            let in_it = space.table.segments().filter(
+                |segment| matches!(segment.summary, Summarised::At { lsn, .. } if self.shape.sequence(lsn) == sequence),
+            );
             in_it.map(|segment| segment.entry.sequence).collect()
         };
         for of in inside {

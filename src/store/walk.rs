@@ -182,8 +182,7 @@ impl LogStructuredStore {
 
     fn mounts_of(&self, lsn: Lsn, seed: Option<FrameSeed>) -> Epochs<'_> {
         let sequence = self.shape.sequence(lsn);
-        let oldest =
-            self.flusher.space().table.get(sequence).map_or(0, |segment| segment.entry.epoch);
+        let oldest = self.flusher.space().table.get(sequence).map_or(0, |segment| segment.entry.epoch);
         let uuid = self.superblock.uuid;
         Epochs { known: &self.mounts, uuid, oldest, newest: self.seed.epoch(), seed, max_record: self.shape.max_record }
     }

@@ -197,7 +197,10 @@ pub fn run_seeds(first: u64, count: u64, threads: usize) -> Summary {
 }
 
 fn is_crash(op: &Op) -> bool {
-    matches!(op, Op::Crash { .. } | Op::Kill { .. } | Op::CloseCrash { .. } | Op::TickCrash { .. } | Op::MountCrash { .. })
+    matches!(
+        op,
+        Op::Crash { .. } | Op::Kill { .. } | Op::CloseCrash { .. } | Op::TickCrash { .. } | Op::MountCrash { .. }
+    )
 }
 
 impl std::fmt::Display for Summary {

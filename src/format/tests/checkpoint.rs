@@ -180,7 +180,10 @@ fn one_frame_tells_of_several_nodes() {
 fn lengths_are_known_before_anything_is_encoded() {
     let sample = sample();
     let entries = sample.nodes.iter().map(|node| entry_in_checkpoint(node.encoded_len())).sum();
-    assert_eq!(sample.encode().len() as u64, checkpoint_len(entries, 2, index_len(1, 2) + mounts_len(2) + ranges_len(1)));
+    assert_eq!(
+        sample.encode().len() as u64,
+        checkpoint_len(entries, 2, index_len(1, 2) + mounts_len(2) + ranges_len(1))
+    );
 }
 
 #[test]

@@ -198,7 +198,9 @@ impl Reading<'_> {
         }
         let range = run.partition_point(|range| range.offset <= frame.offset).checked_sub(1).and_then(|at| run.get(at));
         let lies_here = |range: &Range| {
-            shape.sequence(range.lsn) == shape.sequence(frame.lsn) && frame.lsn >= range.lsn && frame.offset < range.end()
+            shape.sequence(range.lsn) == shape.sequence(frame.lsn)
+                && frame.lsn >= range.lsn
+                && frame.offset < range.end()
         };
         if !range.is_some_and(lies_here) {
             return ControlFlow::Continue(());

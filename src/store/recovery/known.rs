@@ -80,16 +80,12 @@ impl Source<'_> {
     }
 
     /// The summaries of these segments, as far as they have one that checks; read side by side.
-    fn summaries(
-        &self,
-        table: &SegmentTable,
-        batch: &[Segment],
-        mounts: &Mounts,
-    ) -> Vec<Option<Summary>> {
+    fn summaries(&self, table: &SegmentTable, batch: &[Segment], mounts: &Mounts) -> Vec<Option<Summary>> {
         let place = |segment: &Segment| match segment.summary {
             Summarised::At { lsn, total } => {
                 let base = self.shape.block_down(lsn);
-                let len = self.shape.block_up(lsn.saturating_add(u64::from(total))).min(self.shape.segment_end(lsn)) - base;
+                let len =
+                    self.shape.block_up(lsn.saturating_add(u64::from(total))).min(self.shape.segment_end(lsn)) - base;
                 // No frame is longer than the largest record.
                 let fits = u64::from(total) <= crate::format::frame_len(self.shape.max_record) as u64;
                 table.device_offset(base).filter(|_| fits).map(|offset| (offset, len as usize))

@@ -18,10 +18,10 @@ pub use known::Source;
 
 use std::time::Instant;
 
+use super::checkpoints::Loaded;
 use super::error::OpenError;
 use super::geometry::Shape;
 use super::replay::Replay;
-use super::checkpoints::Loaded;
 use super::scan::{Found, Scanner, Step, read_segment_header};
 use super::segments::SegmentTable;
 use super::types::{Damage, RecoveryReport};

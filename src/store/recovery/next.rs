@@ -84,7 +84,7 @@ impl Recovery<'_> {
     fn behind_hole(&self, sequence: u64, epoch: u64) -> Option<Next> {
         let (_, header) = self.headers.range(sequence..).next()?;
         let follows = header.epoch >= epoch && header.stable_lsn >= self.shape.segment_start(sequence);
-        follows.then(|| Next {
+        follows.then_some(Next {
             sequence: header.sequence,
             physical: header.physical,
             epoch: header.epoch,

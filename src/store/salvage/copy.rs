@@ -1,6 +1,6 @@
 //! The logs, record by record, in the order of the store's log.
 //!
-//! Twice over the device: first for names and sizes, then for bytes. Memory is a line for each log.
+//! Twice over the device: first for names and sizes, then for bytes. Memory is a line for each log, and one for each gap.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -28,8 +28,8 @@ pub enum Failed {
 /// A log under way.
 struct Open {
     log: Salvaged,
-    /// Everything below was given, or told to be missing.
-    end: u64,
+    /// What was given, as start and end. The cleaner moves records behind later ones: they come in any order.
+    given: BTreeMap<u64, u64>,
 }
 
 /// Give every log of the store to `sink`; `known` is what a checkpoint knows of them.
@@ -53,7 +53,7 @@ pub fn copy(
                 done += found.shape.segment_size;
                 return ControlFlow::Continue(());
             }
-            Item::Frame { found, .. } if found.kind == FrameKind::Data => found,
+            Item::Frame { found, .. } if found.kind.is_record() => found,
             _ => return ControlFlow::Continue(()),
         };
         let Some(open) = logs.get_mut(&frame.log_id) else { return ControlFlow::Continue(()) };
@@ -69,9 +69,10 @@ pub fn copy(
     if let Some(error) = failed {
         return Err(Failed::Sink(error));
     }
-    for mut open in logs.into_values() {
-        let size = open.log.size.max(open.end);
-        open.skip_to(size, sink, report).map_err(Failed::Sink)?;
+    for open in logs.into_values() {
+        let end = open.given.last_key_value().map_or(open.log.head, |(_, end)| *end);
+        let size = open.log.size.max(end);
+        open.gaps(size, sink, report).map_err(Failed::Sink)?;
         sink.end(&open.log, size).map_err(Failed::Sink)?;
         report.logs += 1;
     }
@@ -90,22 +91,35 @@ impl Open {
         if end <= self.log.head {
             return Ok(());
         }
-        self.skip_to(offset, sink, report)?;
         sink.bytes(&self.log, offset, data)?;
         report.records += 1;
         report.bytes += data.len() as u64;
-        self.end = self.end.max(end);
+        self.add(offset, end);
         Ok(())
     }
 
-    /// What lies between the end so far and `offset` is missing.
-    fn skip_to(&mut self, offset: u64, sink: &mut dyn Sink, report: &mut SalvageReport) -> Result<(), SalvageError> {
-        if offset > self.end {
-            let gap = Gap { offset: self.end, len: offset - self.end };
-            report.gaps += 1;
-            report.missing = report.missing.saturating_add(gap.len);
-            self.end = offset;
-            sink.gap(&self.log, gap)?;
+    /// From `offset` to `end` was given.
+    fn add(&mut self, mut offset: u64, mut end: u64) {
+        while let Some((from, to)) = self.given.range(..=end).next_back().map(|(from, to)| (*from, *to))
+            && to >= offset
+        {
+            self.given.remove(&from);
+            (offset, end) = (offset.min(from), end.max(to));
+        }
+        self.given.insert(offset, end);
+    }
+
+    /// What was not given of a log of `size` bytes is missing.
+    fn gaps(&self, size: u64, sink: &mut dyn Sink, report: &mut SalvageReport) -> Result<(), SalvageError> {
+        let mut at = self.log.head;
+        for (from, to) in self.given.iter().map(|(from, to)| (*from, *to)).chain([(size, size)]) {
+            if from > at {
+                let gap = Gap { offset: at, len: from - at };
+                report.gaps += 1;
+                report.missing = report.missing.saturating_add(gap.len);
+                sink.gap(&self.log, gap)?;
+            }
+            at = at.max(to);
         }
         Ok(())
     }
@@ -124,7 +138,7 @@ fn catalog(
     for entry in known {
         if entry.kind == NodeKind::Log {
             let log = Salvaged { id: entry.id, path: Vec::new(), head: entry.head, size: entry.size };
-            logs.insert(entry.id, Open { end: log.head, log });
+            logs.insert(entry.id, Open { given: BTreeMap::new(), log });
         }
         names.named(entry);
     }
@@ -135,12 +149,12 @@ fn catalog(
             return;
         }
         let unnamed = Salvaged { id, path: Vec::new(), head: 0, size: 0 };
-        logs.entry(id).or_insert(Open { log: unnamed, end: 0 });
+        logs.entry(id).or_insert(Open { log: unnamed, given: BTreeMap::new() });
     };
     walk(io, found, segments, false, &mut |item| {
         let Item::Frame { found: frame, .. } = item else { return ControlFlow::Continue(()) };
         match frame.kind {
-            FrameKind::Data => meet(frame.log_id),
+            FrameKind::Data | FrameKind::Moved => meet(frame.log_id),
             // Frames come in order: the last name seen is the one it has. Sizes are only ever right in a checkpoint.
             FrameKind::Meta => {
                 for record in CatalogRecord::decode_all(&frame.payload).unwrap_or_default() {

@@ -136,7 +136,7 @@ impl Clues {
 
 fn is_frame(block: &[u8]) -> bool {
     let kind = frame::peek(block).map(|head| head.kind);
-    matches!(kind, Some(FrameKind::Data | FrameKind::Meta | FrameKind::Epoch | FrameKind::Void))
+    matches!(kind, Some(FrameKind::Data | FrameKind::Moved | FrameKind::Meta | FrameKind::Epoch | FrameKind::Void))
 }
 
 fn uuid_in(bytes: &[u8], magic: &[u8; 8]) -> Option<[u8; 16]> {
