@@ -95,6 +95,11 @@ pub trait Device: Send + Sync {
     /// Capacity and alignment.
     fn geometry(&self) -> Geometry;
 
+    /// Bytes that it has now, a multiple of the block: a device or file may have grown since it was opened.
+    fn capacity_now(&self) -> io::Result<u64> {
+        Ok(self.geometry().capacity)
+    }
+
     /// Its path, for messages.
     fn describe(&self) -> String;
 

@@ -4,7 +4,7 @@ use std::ffi::c_int;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use super::device::Geometry;
 
@@ -34,11 +34,21 @@ pub(super) fn is_read_only(device: &File) -> io::Result<bool> {
     Ok(flag != 0)
 }
 
-/// Geometry of an open block device.
-pub(super) fn of_block_device(device: &File) -> io::Result<Geometry> {
+/// Bytes of an open block device or file.
+pub(super) fn bytes_of(file: &File) -> io::Result<u64> {
+    let meta = file.metadata()?;
+    if !meta.file_type().is_block_device() {
+        return Ok(meta.len());
+    }
     let mut bytes: usize = 0;
     // SAFETY: BLKGETSIZE64 writes one 64-bit number; its `size_t` is that on the platforms that io_uring runs on.
-    unsafe { blkgetsize64(device.as_raw_fd(), &mut bytes)? };
+    unsafe { blkgetsize64(file.as_raw_fd(), &mut bytes)? };
+    Ok(bytes as u64)
+}
+
+/// Geometry of an open block device.
+pub(super) fn of_block_device(device: &File) -> io::Result<Geometry> {
+    let bytes = bytes_of(device)?;
     let mut logical: c_int = 0;
     // SAFETY: BLKSSZGET writes one int.
     unsafe { blksszget(device.as_raw_fd(), &mut logical)? };
@@ -50,7 +60,7 @@ pub(super) fn of_block_device(device: &File) -> io::Result<Geometry> {
         _ => block,
     };
     let write_cache = has_write_cache(device.metadata()?.rdev());
-    Ok(settle(bytes as u64, block, memory_align, write_cache))
+    Ok(settle(bytes, block, memory_align, write_cache))
 }
 
 /// Geometry of an open regular file; `None`: it can't do direct I/O.

@@ -79,7 +79,8 @@ impl QuikIO {
 
     /// Capacity and alignment of the device.
     pub fn geometry(&self) -> Geometry {
-        self.inner.geometry
+        let capacity = self.inner.core.lock().capacity();
+        Geometry { capacity, ..self.inner.geometry }
     }
 
     /// The device's path, for messages.
@@ -174,6 +175,17 @@ impl QuikIO {
     /// Read and wait.
     pub fn read_now(&self, buf: Buffer, len: usize, offset: u64) -> Result<Buffer, IoError> {
         self.wait_for(|done| self.read(buf, len, offset, done))
+    }
+
+    /// Ask the device how large it is now, and take requests up to there. It never becomes smaller by this.
+    pub fn refresh_capacity(&self) -> Result<u64, IoError> {
+        let now = self.inner.device.capacity_now().map_err(|error| IoError {
+            errno: error.raw_os_error().unwrap_or(libc::EIO),
+            op: "size",
+            offset: 0,
+            len: 0,
+        })?;
+        Ok(self.inner.core.lock().grow(now))
     }
 
     /// Read (offset, length) each into a buffer of its own, side by side, and wait for all.

@@ -87,12 +87,12 @@ impl SimDevice {
     /// The disk as it may be after a power failure at this moment: its stable sectors, and any part of the cache and
     /// of the writes that are under way. This disk is not changed.
     pub fn crash(&self, seed: u64) -> SimDevice {
-        let mut rng = Rng(seed);
+        let (mut rng, geometry) = (Rng(seed), self.geometry());
         let disk = self.disk.lock();
         let stable = disk.after_power_failure(&mut rng);
         let (max_delay, tear) = (disk.max_delay, disk.tear);
         drop(disk);
-        Self::from_stable(self.geometry, stable, rng, max_delay, tear)
+        Self::from_stable(geometry, stable, rng, max_delay, tear)
     }
 
     /// Sectors that a power failure at this moment may spare or not: place and new content, oldest first. Those that
@@ -104,8 +104,9 @@ impl SimDevice {
     /// The disk after a power failure that spared these sectors (of [`SimDevice::in_flight`]) and no others. This disk
     /// is not changed.
     pub fn crash_sparing<'a>(&self, spared: impl IntoIterator<Item = (u64, &'a [u8])>) -> SimDevice {
+        let geometry = self.geometry();
         let disk = self.disk.lock();
-        let next = Self::from_stable(self.geometry, disk.stable.clone(), Rng(0), disk.max_delay, disk.tear);
+        let next = Self::from_stable(geometry, disk.stable.clone(), Rng(0), disk.max_delay, disk.tear);
         drop(disk);
         spared.into_iter().for_each(|(place, bytes)| next.poke(place, bytes));
         next
@@ -119,8 +120,9 @@ impl SimDevice {
     /// The disk as the next process finds it when this one was killed: its cache is what it was, and of the requests
     /// under way any were carried out, in whole or in part. This disk is not changed.
     pub fn kill(&self, seed: u64) -> SimDevice {
+        let geometry = self.geometry();
         let disk = self.disk.lock();
-        let next = Self::from_stable(self.geometry, disk.stable.clone(), Rng(seed), disk.max_delay, disk.tear);
+        let next = Self::from_stable(geometry, disk.stable.clone(), Rng(seed), disk.max_delay, disk.tear);
         {
             let mut there = next.disk.lock();
             there.current = disk.current.clone();
@@ -139,9 +141,14 @@ impl SimDevice {
         self.disk.lock().tear = Tear { whole_pages, model };
     }
 
+    /// The disk becomes larger by so many bytes of zeros.
+    pub fn grow(&self, bytes: u64) {
+        self.disk.lock().capacity += bytes;
+    }
+
     /// What a read of the whole disk gives.
     pub fn snapshot(&self) -> Vec<u8> {
-        self.peek(0, self.geometry.capacity as usize)
+        self.peek(0, self.geometry().capacity as usize)
     }
 
     /// What a read gives.
@@ -241,7 +248,7 @@ impl SimDevice {
 
 impl Device for SimDevice {
     fn geometry(&self) -> Geometry {
-        self.geometry
+        Geometry { capacity: self.disk.lock().capacity, ..self.geometry }
     }
 
     fn describe(&self) -> String {

@@ -208,6 +208,11 @@ impl Device for UringDevice {
         self.geometry
     }
 
+    fn capacity_now(&self) -> io::Result<u64> {
+        let bytes = super::geometry::bytes_of(&self.file)?;
+        Ok(bytes - bytes % u64::from(self.geometry.block))
+    }
+
     fn describe(&self) -> String {
         self.path.display().to_string()
     }

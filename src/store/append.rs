@@ -145,7 +145,7 @@ impl LogStructuredStore {
                 Err(StoreError::WouldBlock) => Err(Deferred::Append { log, data, at, done }),
                 result => Ok(Answer::Append(done, result)),
             },
-            Deferred::Change { change, done } => match self.apply(&change) {
+            Deferred::Change { change, done } => match self.apply_or_wait(&change) {
                 Err(StoreError::WouldBlock) => Err(Deferred::Change { change, done }),
                 result => Ok(Answer::Change(done, result)),
             },

@@ -82,7 +82,7 @@ impl LogStructuredStore {
             return done(Err(error));
         }
         if self.deferred() == 0 {
-            match self.apply(&change) {
+            match self.apply_or_wait(&change) {
                 Err(StoreError::WouldBlock) => {}
                 result => return done(result),
             }
@@ -92,6 +92,10 @@ impl LogStructuredStore {
 
     /// [`Self::change`], and wait.
     pub fn change_now(&self, change: Change) -> Result<Changed, StoreError> {
+        // On a store whose threads are not started nobody else makes room.
+        if self.check_reserve(entry_len(NAME_MAX)).is_err() && self.can_make_room() {
+            self.reclaim_now();
+        }
         let (sender, receiver) = std::sync::mpsc::channel();
         self.change(change, Box::new(move |result| drop(sender.send(result))));
         self.wait_for(&receiver)
@@ -111,6 +115,18 @@ impl LogStructuredStore {
         if !ranges.is_empty() {
             self.reclaimer.hope();
             self.keeper.dirty();
+        }
+    }
+
+    /// A change that finds no room waits while room can be made.
+    pub(super) fn apply_or_wait(&self, change: &Change) -> Result<Changed, StoreError> {
+        match self.apply(change) {
+            Err(StoreError::NoSpace) if self.can_make_room() => {
+                self.keeper.dirty();
+                self.reclaimer.ask();
+                Err(StoreError::WouldBlock)
+            }
+            result => result,
         }
     }
 

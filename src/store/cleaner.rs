@@ -12,7 +12,7 @@ use super::ranges::{Range, Record};
 use super::scan::{Found, Scanner, Step};
 use super::segments::Segment;
 use super::types::StoreError;
-use crate::format::{FrameHead, Kind, Summarised};
+use crate::format::{FrameHead, Kind, Summarised, frame_len};
 
 /// A segment with more than so many of 100 bytes alive is not worth moving.
 const WORTH_PERCENT: u64 = 90;
@@ -23,7 +23,7 @@ impl LogStructuredStore {
     /// The segments that are cleaned next, by cost and benefit: the emptier and the older, the better. Nothing if moving
     /// what is alive would need more room than there is, or gain none.
     fn victims(&self) -> Vec<u64> {
-        let stable = self.flusher.commit.stable();
+        let (stable, end) = (self.flusher.commit.stable(), self.ring.end_lsn());
         let space = self.flusher.space();
         let size = self.shape.segment_size;
         let newest = space.table.newest().unwrap_or_default();
@@ -39,8 +39,10 @@ impl LogStructuredStore {
         let mut full: Vec<&Segment> = space.table.full(stable).filter(is_worth_it).collect();
         full.sort_by(|a, b| benefit(b).total_cmp(&benefit(a)));
         // Frames don't cross segments: the end of each may stay empty, but for less than the largest record.
-        let usable = size.saturating_sub(self.shape.block + crate::format::frame_len(self.shape.max_record) as u64);
-        let room = space.table.free_count() * usable;
+        let largest = frame_len(self.shape.max_record) as u64;
+        let usable = size.saturating_sub(self.shape.block + largest);
+        let begun = space.rest(end).saturating_sub(largest);
+        let room = space.table.free_count() * usable + begun;
         let (mut victims, mut moved) = (Vec::new(), 0);
         for segment in full {
             if moved + segment.live_bytes <= room && victims.len() < AT_ONCE {
@@ -48,7 +50,7 @@ impl LogStructuredStore {
                 victims.push(segment.entry.sequence);
             }
         }
-        let gains = moved.div_ceil(usable.max(1)) < victims.len() as u64;
+        let gains = moved.saturating_sub(begun).div_ceil(usable.max(1)) < victims.len() as u64;
         if gains { victims } else { Vec::new() }
     }
 

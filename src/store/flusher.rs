@@ -124,6 +124,13 @@ impl Flusher {
         freed
     }
 
+    /// The device has so many segments now.
+    pub fn grow(&self, segments: u32) {
+        let mut space = self.space.lock();
+        space.table.grow(segments);
+        self.append_limit.store(space.append_limit(), Ordering::Relaxed);
+    }
+
     /// A write or flush has failed: no more appends.
     #[inline]
     pub fn has_failed(&self) -> bool {

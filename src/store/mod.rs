@@ -10,7 +10,9 @@
 //! - `changes`, `nodes`: changes of the catalog, and questions to it
 //! - `append`, `placing`, `flusher`, `commit`, `keeper`: from an append to stable media
 //! - `read`, `reads`, `walk`, `chunks`: back again
-//! - `close`, `stats`: the end, and figures
+//! - `summaries`, `cleaner`, `reclaim`: full segments summed up, emptied and let go; `ranges`: where each log lies
+//! - `grow`: more segments
+//! - `close`, `stats`, `audit`: the end, figures, and whether they are right
 //! - `behind`: what a broken frame was, and where the log goes on
 //! - `inspect`, `salvage`: offline: looking, checking, repairing; getting out what is left
 
@@ -29,6 +31,7 @@ mod create;
 mod error;
 mod flusher;
 mod geometry;
+mod grow;
 mod index;
 mod inspect;
 mod keeper;
@@ -61,6 +64,7 @@ use crate::sync::Mutex;
 
 pub use create::{FormatOptions, FormatReport};
 pub use error::OpenError;
+pub use grow::{GrowReport, grow};
 pub use inspect::{CheckReport, Finding, FrameInfo, Gap, Image, Lost, Part};
 pub use table::IdTable;
 pub use types::{

@@ -231,10 +231,13 @@ impl Space {
         Placement { trailer: 0, base_lsn, start: start as usize, limit: limit.max(start) as usize }
     }
 
+    /// Bytes of the newest segment behind `end`, where the claims end.
+    pub fn rest(&self, end: Lsn) -> u64 {
+        self.plans.back().map_or(0, |plan| plan.segment_end.saturating_sub(end))
+    }
+
     /// (bytes used, bytes that can still be written) when the claims end at `end`.
     pub fn usage(&self, end: Lsn) -> (u64, u64) {
-        let open_end = self.plans.back().map_or(end, |plan| plan.segment_end);
-        let rest = open_end.saturating_sub(end);
-        self.table.usage(rest)
+        self.table.usage(self.rest(end))
     }
 }

@@ -11,6 +11,7 @@ use crate::sync::{Condvar, Mutex};
 
 use super::LogStructuredStore;
 use super::types::StoreError;
+use crate::format::Lsn;
 
 /// Free segments beyond the reserve below which room is made before anybody needs it.
 const LOW: u64 = 2;
@@ -133,18 +134,20 @@ impl LogStructuredStore {
         if self.reclaimer.hopeless.load(Ordering::Relaxed) || self.stopping() {
             return false;
         }
-        let (retired, dead) = {
+        // Also of what is not stable yet: that can be helped.
+        let gain = {
             let space = self.flusher.space();
-            (space.table.retired_count(), space.table.dead(self.flusher.commit.stable()).next().is_some())
+            let table = &space.table;
+            table.retired_count() > 0 || table.dead(Lsn::MAX).next().is_some() || table.to_sum_up(Lsn::MAX)
         };
-        retired > 0 || dead || self.can_drop_oldest() || self.can_clean()
+        gain || self.can_drop_oldest() || self.can_clean()
     }
 
     /// Free segments that appends may take, beyond those that are always to be there.
     fn is_low(&self) -> bool {
         let space = self.flusher.space();
         let reserve = space.table.reserve();
-        let low = if reserve > 0 { LOW.max(u64::from(self.shape.segments) / LOW_SHARE) } else { 1 };
+        let low = if reserve > 0 { LOW.max(space.table.total() / LOW_SHARE) } else { 1 };
         space.table.free_count() < reserve + low
     }
 
@@ -186,6 +189,10 @@ impl LogStructuredStore {
         for _ in 0..ROUNDS {
             if self.stopping() || self.options.read_only {
                 return Ok(());
+            }
+            if self.is_low() {
+                // What is not stable can neither be summed up nor let go.
+                self.make_stable_now(self.ring.end_lsn())?;
             }
             self.summarise()?;
             let mut gained = self.let_go()?;

@@ -48,6 +48,8 @@ pub struct Replay {
     known_below: NodeId,
     /// Removed by frames that were seen.
     gone: BTreeSet<NodeId>,
+    /// Logs whose name and beginning nothing tells of.
+    made_up: BTreeSet<LogId>,
 }
 
 /// The stable LSN that a frame tells of; 0 if none.
@@ -74,6 +76,7 @@ impl Replay {
             damaged: false,
             known_below: 0,
             gone: BTreeSet::new(),
+            made_up: BTreeSet::new(),
         }
     }
 
@@ -250,8 +253,16 @@ impl Replay {
 
     /// The cleaner has moved a record. Its time is older than those around it, and nothing else of its log changes.
     fn moved(&mut self, found: &Found) {
+        if !self.logs.contains_key(&found.log_id) && !self.is_lost(found) {
+            return;
+        }
+        let made_up = self.made_up.contains(&found.log_id);
         let Some(state) = self.logs.get_mut(&found.log_id) else { return };
         let end = found.offset.saturating_add(found.value);
+        if made_up && end <= MAX_OFFSET {
+            // Nobody knows where it began: what was moved lay in front of what was not.
+            state.entry.head = state.entry.head.min(found.offset);
+        }
         if end > MAX_OFFSET || end <= state.entry.head {
             return;
         }
@@ -300,6 +311,7 @@ impl Replay {
             ..CatalogEntry::default()
         };
         self.uses(id);
+        self.made_up.insert(id);
         self.logs.insert(id, LogState::new(entry, SparseIndex::default()));
         true
     }
@@ -345,7 +357,12 @@ impl Replay {
     /// Sizes only grow, and frames are counted where they are found: the rest is as the record says.
     fn log(&mut self, entry: CatalogEntry, found: &Found) {
         let fresh = || LogState::new(entry.clone(), Default::default());
+        let made_up = self.made_up.remove(&entry.id);
         let state = self.logs.entry(entry.id).or_insert_with(fresh);
+        if made_up {
+            // It is told after all.
+            state.entry.head = 0;
+        }
         let before = &state.entry;
         state.entry = CatalogEntry { size: before.size.max(entry.size), head: before.head.max(entry.head), ..entry };
         state.ranges.drop_below(state.entry.head);

@@ -97,6 +97,22 @@ impl SegmentTable {
         }
     }
 
+    /// The device has so many segments now.
+    pub fn grow(&mut self, segments: u32) {
+        self.free.extend(self.shape.segments..segments);
+        self.shape.segments = self.shape.segments.max(segments);
+    }
+
+    /// Number of segments of the device.
+    pub fn total(&self) -> u64 {
+        u64::from(self.shape.segments)
+    }
+
+    /// Bytes of all segments.
+    pub fn capacity(&self) -> u64 {
+        self.shape.capacity()
+    }
+
     /// Number of free segments.
     pub fn free_count(&self) -> u64 {
         self.free.len() as u64

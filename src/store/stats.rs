@@ -39,8 +39,10 @@ impl LogStructuredStore {
     /// (bytes of all segments, bytes that can still be appended): what `df` shows, without asking every log.
     pub fn usage(&self) -> (u64, u64) {
         let full = self.flusher.full.load(Ordering::Relaxed);
-        let (_, available) = self.flusher.space().usage(self.ring.end_lsn());
-        (self.shape.capacity(), if full { 0 } else { available })
+        let end_lsn = self.ring.end_lsn();
+        let space = self.flusher.space();
+        let (_, available) = space.usage(end_lsn);
+        (space.table.capacity(), if full { 0 } else { available })
     }
 
     /// Figures for people and programs.
@@ -69,6 +71,10 @@ impl LogStructuredStore {
             let garbage = table.garbage(stable_lsn);
             (used, available, table.free_count(), table.reserve(), table.retired_count(), garbage)
         };
+        let (capacity, segments) = {
+            let space = self.flusher.space();
+            (space.table.capacity(), space.table.total())
+        };
         let moved = &self.space_counters;
         let (failed_flushes, seals_full, seals_commit) = self.flusher.counts();
         let state = match (self.flusher.commit.failed(), self.options.read_only) {
@@ -77,6 +83,8 @@ impl LogStructuredStore {
             (None, false) => "rw".to_owned(),
         };
         Stats {
+            capacity,
+            segments,
             used,
             available: if full { 0 } else { available },
             full,

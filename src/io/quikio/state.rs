@@ -130,6 +130,17 @@ pub(super) struct Core {
 }
 
 impl Core {
+    /// The device has `capacity` bytes, or had more before: what it has.
+    pub(super) fn grow(&mut self, capacity: u64) -> u64 {
+        self.geometry.capacity = self.geometry.capacity.max(capacity);
+        self.geometry.capacity
+    }
+
+    /// Bytes of the device.
+    pub(super) fn capacity(&self) -> u64 {
+        self.geometry.capacity
+    }
+
     pub(super) fn new(geometry: Geometry, depth: usize) -> Self {
         Self {
             ops: HashMap::new(),

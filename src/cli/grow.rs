@@ -1,0 +1,44 @@
+//! `llamafs grow`: lets a store take all of a device or file that has become larger, mounted or not.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::store::{GrowReport, grow};
+
+use super::failure::{Context, Failure, Outcome, print};
+use super::mounts::{self, Mount};
+use super::{device, size};
+
+/// The attribute of a mount's root that asks its daemon to grow.
+pub const ATTRIBUTE: &str = "user.llamafs.grow";
+
+/// Lets a store take all of a device or file that has become larger. Nothing is moved; a mounted store is not interrupted.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    /// Block device or file, not mounted; or the directory that its store is mounted on
+    target: PathBuf,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> Outcome {
+    let report = match mounts::at(&args.target).filter(Mount::is_llamafs) {
+        Some(mount) => online(&mount)?,
+        None => grow(device::for_writing(&args.target)?).map_err(|error| Failure::new(error.to_string()))?,
+    };
+    let text = if args.json {
+        serde_json::to_string_pretty(&report).context("JSON")?
+    } else if report.segments == report.segments_before {
+        format!("{}: nothing to do, the store takes all of its device ({})", args.target.display(), said(&report))
+    } else {
+        format!("{}: grown from {} to {}", args.target.display(), report.segments_before, said(&report))
+    };
+    print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn said(report: &GrowReport) -> String {
+    format!("{} segments of {}", report.segments, size::show(report.segment_size))
+}

@@ -1,0 +1,226 @@
+//! Space that comes back: segments that are let go, cleaned, and added; and that nothing is lost by it.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+
+use std::sync::Arc;
+
+use llamafs::io::{Device, SimDevice};
+use llamafs::store::{Change, FormatOptions, Image, LogStructuredStore, NodeKind, ROOT_ID, StoreError, StoreOptions};
+
+const SEGMENT: u64 = 64 << 10;
+
+fn made(segments: u64) -> Arc<SimDevice> {
+    let device = Arc::new(SimDevice::new((1 << 20) + segments * SEGMENT, 1));
+    let format =
+        FormatOptions { segment_size: Some(SEGMENT as u32), max_record: Some(8 << 10), ..FormatOptions::default() };
+    LogStructuredStore::format(device.clone() as Arc<dyn Device>, &format, &mut |_, _| {}).unwrap();
+    device
+}
+
+fn open(device: &Arc<SimDevice>) -> Arc<LogStructuredStore> {
+    let options = StoreOptions { buffer_size: 20 << 10, ..StoreOptions::default() };
+    LogStructuredStore::open(device.clone() as Arc<dyn Device>, options).unwrap()
+}
+
+fn make(store: &LogStructuredStore, name: &str) -> u32 {
+    let name = name.as_bytes().to_vec();
+    let change = Change::Create { parent: ROOT_ID, name, kind: NodeKind::Log, mode: 0o644, uid: 0, gid: 0 };
+    store.change_now(change).unwrap_or_else(|error| panic!("{error}: {:?}", store.stats())).node.id
+}
+
+fn remove(store: &LogStructuredStore, name: &str) {
+    let name = name.as_bytes().to_vec();
+    let gone = store.change_now(Change::Remove { parent: ROOT_ID, name, kind: NodeKind::Log }).unwrap().gone;
+    store.forget(gone.unwrap());
+}
+
+/// Record `n` of a log: no two alike.
+fn record(log: u32, n: usize, len: usize) -> Vec<u8> {
+    (0..len).map(|at| (at * 31 + n * 7 + log as usize * 101 + at / 256) as u8).collect()
+}
+
+fn read_all(store: &LogStructuredStore, log: u32) -> Vec<u8> {
+    let size = store.log(log).unwrap().size;
+    let mut bytes = Vec::new();
+    while (bytes.len() as u64) < size {
+        let piece = store.read_now(log, bytes.len() as u64, 20_000).unwrap();
+        assert!(!piece.is_empty());
+        bytes.extend(piece);
+    }
+    bytes
+}
+
+#[test]
+fn what_a_removed_log_took_can_be_written_again_any_number_of_times() {
+    let device = made(16);
+    let mut store = open(&device);
+    let room = store.usage().1;
+    let mut written = 0;
+    for round in 0..40 {
+        let log = make(&store, "log that goes");
+        for n in 0..100 {
+            let data = record(log, n, 4000);
+            store.append(log, &data).unwrap();
+            written += data.len() as u64;
+        }
+        remove(&store, "log that goes");
+        if round % 10 == 9 {
+            store.close().unwrap();
+            store = open(&device);
+        }
+    }
+    assert!(written > 8 * room, "{written} bytes through {room}");
+    store.audit().unwrap();
+    store.close().unwrap();
+    assert!(Image::open(device as Arc<dyn Device>).unwrap().check(&mut |_, _| {}).unwrap().is_clean());
+}
+
+/// A log that stays, between others that go; gives its bytes.
+fn churn(store: &LogStructuredStore, keep: u32, rounds: usize) -> Vec<u8> {
+    let mut kept = read_all(store, keep);
+    for round in 0..rounds {
+        let log = make(store, "goes");
+        for n in 0..60 {
+            if n % 6 == 0 {
+                let data = record(keep, round * 100 + n, 500);
+                store.append(keep, &data).unwrap();
+                kept.extend(data);
+            }
+            store.append(log, &record(log, n, 4000)).unwrap();
+        }
+        remove(store, "goes");
+        store.tick();
+    }
+    kept
+}
+
+#[test]
+fn the_cleaner_moves_what_stays_and_every_byte_of_it_is_found() {
+    let device = made(16);
+    let store = open(&device);
+    let keep = make(&store, "keep");
+    let kept = churn(&store, keep, 30);
+    let stats = store.stats();
+    assert!(stats.segments_cleaned > 0 && stats.moved_bytes > 0 && stats.segments_freed > 20, "{stats:?}");
+    store.audit().unwrap();
+    assert!(read_all(&store, keep) == kept);
+    // Without a clean unmount, and with one.
+    let crashed = Arc::new(device.crash(7));
+    let again = open(&crashed);
+    again.audit().unwrap();
+    assert!(kept.starts_with(&read_all(&again, keep)));
+    store.close().unwrap();
+    let image = Image::open(device.clone() as Arc<dyn Device>).unwrap();
+    let report = image.check(&mut |_, _| {}).unwrap();
+    assert!(report.is_clean(), "{:?}", report.damage);
+    let mut bytes = Vec::new();
+    let gaps = image.read_log(b"keep", &mut |offset, piece| {
+        assert_eq!(offset, bytes.len() as u64);
+        bytes.extend_from_slice(piece);
+        Ok(())
+    });
+    assert_eq!(gaps.unwrap(), Vec::new());
+    assert!(bytes == kept);
+    drop(image);
+    let store = open(&device);
+    store.audit().unwrap();
+    assert!(read_all(&store, keep) == kept);
+}
+
+#[test]
+fn a_store_that_is_full_of_what_stays_refuses_and_one_that_lost_something_goes_on() {
+    let device = made(16);
+    let store = open(&device);
+    let (keep, goes) = (make(&store, "keep"), make(&store, "goes"));
+    let mut n = 0;
+    let append = |log: u32, n: usize| store.append(log, &record(log, n, 3000)).is_ok();
+    while append(keep, n) && append(goes, n) && append(goes, n) && append(goes, n) {
+        n += 1;
+    }
+    assert_eq!(store.try_append(keep, &[1; 3000], llamafs::store::AppendAt::End), Err(StoreError::NoSpace));
+    assert_eq!(store.usage().1, 0);
+    // Removing is possible on a full store, and gives room.
+    remove(&store, "goes");
+    for more in 0..n / 4 {
+        store.append(keep, &record(keep, n + more, 3000)).unwrap();
+    }
+    store.audit().unwrap();
+    assert!(store.stats().moved_bytes > 0);
+}
+
+#[test]
+fn summaries_and_checkpoints_that_are_lost_are_made_up_for() {
+    let device = made(16);
+    let store = open(&device);
+    let keep = make(&store, "keep");
+    let kept = churn(&store, keep, 10);
+    store.close().unwrap();
+    drop(store);
+    // Every summary damaged: their segments are read.
+    let damaged = Arc::new(SimDevice::from_bytes(&device.snapshot(), 1));
+    let bytes = device.snapshot();
+    let mut summaries = 0;
+    for at in (0..bytes.len()).step_by(16).filter(|at| bytes[*at..].starts_with(b"SUMM")) {
+        damaged.corrupt(at as u64 + 40, 1);
+        summaries += 1;
+    }
+    assert!(summaries > 3, "{summaries}");
+    let store = open(&damaged);
+    assert!(store.stats().recovery.notes.iter().any(|note| note.contains("summary")), "{:?}", store.stats().recovery);
+    store.audit().unwrap();
+    assert!(read_all(&store, keep) == kept);
+    drop(store);
+    // Both checkpoints lost: names may be, bytes are not.
+    let damaged = Arc::new(SimDevice::from_bytes(&bytes, 1));
+    for at in (0..1 << 20).filter(|at| bytes[*at..].starts_with(b"LLAMACKP")) {
+        damaged.corrupt(at as u64 + 20, 1);
+    }
+    let store = open(&damaged);
+    let (found, head) = (read_all(&store, keep), store.log(keep).unwrap().head as usize);
+    assert!(found.len() == kept.len() && head < kept.len(), "{} from {head}", found.len());
+    assert!(found[head..] == kept[head..]);
+    assert_eq!(head, 0, "what was moved is found behind what was not");
+}
+
+#[test]
+fn a_store_grows_with_its_device_mounted_or_not() {
+    let device = made(8);
+    let store = open(&device);
+    let log = make(&store, "log 2");
+    let mut all = Vec::new();
+    let mut fill = |store: &LogStructuredStore, all: &mut Vec<u8>| {
+        let before = all.len();
+        loop {
+            let data = record(log, all.len(), 5000);
+            match store.append(log, &data) {
+                Ok(_) => all.extend(data),
+                Err(error) => {
+                    assert_eq!(error, StoreError::NoSpace);
+                    return all.len() - before;
+                }
+            }
+        }
+    };
+    let first = fill(&store, &mut all);
+    assert_eq!(store.grow().unwrap().segments, store.stats().segments, "nothing to grow into");
+    device.grow(20 * SEGMENT);
+    let report = store.grow().unwrap();
+    assert_eq!(report.segments, report.segments_before + 20);
+    assert!(store.usage().1 > 15 * SEGMENT);
+    assert!(first > 0 && fill(&store, &mut all) as u64 > 15 * SEGMENT);
+    // A power failure behind it takes nothing back.
+    store.make_stable_now(store.end_lsn()).unwrap();
+    let crashed = Arc::new(device.crash(3));
+    assert!(read_all(&open(&crashed), log) == all);
+    store.close().unwrap();
+    drop(store);
+    device.grow(10 * SEGMENT);
+    let report = llamafs::store::grow(device.clone() as Arc<dyn Device>).unwrap();
+    assert_eq!(report.segments, report.segments_before + 10);
+    let store = open(&device);
+    assert!(read_all(&store, log) == all);
+    fill(&store, &mut all);
+    assert!(read_all(&store, log) == all);
+    store.audit().unwrap();
+    store.close().unwrap();
+    assert!(Image::open(device as Arc<dyn Device>).unwrap().check(&mut |_, _| {}).unwrap().is_clean());
+}
