@@ -93,8 +93,13 @@ impl LogStructuredStore {
     /// [`Self::change`], and wait.
     pub fn change_now(&self, change: Change) -> Result<Changed, StoreError> {
         // On a store whose threads are not started nobody else makes room.
-        if self.check_reserve(entry_len(NAME_MAX)).is_err() && self.can_make_room() {
-            self.reclaim_now();
+        while self.deferred() == 0 {
+            self.check_open()?;
+            match self.apply(&change) {
+                Err(StoreError::NoSpace) if self.can_make_room() => drop(self.reclaim_now()),
+                Err(StoreError::WouldBlock) => break,
+                result => return result,
+            }
         }
         let (sender, receiver) = std::sync::mpsc::channel();
         self.change(change, Box::new(move |result| drop(sender.send(result))));

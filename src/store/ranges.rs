@@ -118,19 +118,25 @@ impl Ranges {
     pub fn put(&mut self, range: Range, shape: &Shape, changes: &mut Vec<Change>) {
         let from = self.ranges.partition_point(|have| have.end() <= range.offset);
         let to = self.ranges.partition_point(|have| have.offset < range.end());
+        // The parts in front of it and behind it stay. What is moved takes as many bytes as before, so they keep the
+        // rest; how that is shared between two parts is known of the whole alone.
+        let covered = self.ranges.get(from..to).unwrap_or(&[]);
+        let all: u64 = covered.iter().map(|have| u64::from(have.bytes)).sum();
+        let mut left = all.saturating_sub(u64::from(range.bytes));
         let mut around = Vec::new();
-        for have in self.ranges.get(from..to).unwrap_or(&[]) {
+        for have in covered {
             changes.push(Change::Ends(*have));
-            // The part in front of it and the part behind it stay. What their frames take is known of the whole alone,
-            // and shared out.
             let front = range.offset.saturating_sub(have.offset).min(u64::from(have.len));
             let back = have.end().saturating_sub(range.end()).min(u64::from(have.len) - front);
-            let share = |part: u64| (u64::from(have.bytes) * part / u64::from(have.len).max(1)) as u32;
             if front > 0 {
-                around.push(Range { len: front as u32, bytes: share(front), ..*have });
+                let alone = covered.last().is_none_or(|last| last.end() <= range.end());
+                let share = u64::from(have.bytes) * front / u64::from(have.len).max(1);
+                let bytes = if alone { left } else { share.min(left) };
+                left -= bytes;
+                around.push(Range { len: front as u32, bytes: bytes as u32, ..*have });
             }
             if back > 0 {
-                around.push(Range { offset: range.end(), len: back as u32, bytes: share(back), ..*have });
+                around.push(Range { offset: range.end(), len: back as u32, bytes: left as u32, ..*have });
             }
         }
         changes.extend(around.iter().map(|part| Change::Begins(*part)));
