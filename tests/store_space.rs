@@ -187,7 +187,7 @@ fn a_store_grows_with_its_device_mounted_or_not() {
     let store = open(&device);
     let log = make(&store, "log 2");
     let mut all = Vec::new();
-    let mut fill = |store: &LogStructuredStore, all: &mut Vec<u8>| {
+    let fill = |store: &LogStructuredStore, all: &mut Vec<u8>| {
         let before = all.len();
         loop {
             let data = record(log, all.len(), 5000);

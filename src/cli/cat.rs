@@ -4,8 +4,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::device;
 use super::failure::{FAILED, Failure, Outcome, print, say};
+use super::{device, trim};
 
 /// Writes a log of an unmounted store to standard output.
 #[derive(Debug, clap::Args)]
@@ -14,10 +14,18 @@ pub struct Args {
     device: PathBuf,
     /// Path of the log, such as /log or /web/access
     log: PathBuf,
+    /// Only records from this time on (RFC 3339, such as 2026-01-31T12:00:00Z)
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Only records of before this time
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
 }
 
 /// Runs the command.
 pub fn run(args: &Args) -> Outcome {
+    let time = |text: &Option<String>| text.as_deref().map(trim::time_ns).transpose();
+    let times = time(&args.since)?.unwrap_or(0)..time(&args.until)?.unwrap_or(u64::MAX);
     let image = device::image(&args.device)?;
     let name = args.log.as_os_str().as_bytes();
     if image.log(name).is_none() {
@@ -31,7 +39,7 @@ pub fn run(args: &Args) -> Outcome {
     let mut stopped = false;
     print(|out| {
         let mut written = Ok(());
-        read = image.read_log(name, &mut |_offset, data| {
+        read = image.read_log_between(name, times.clone(), &mut |_offset, data| {
             written = out.write_all(data);
             stopped = written.is_err();
             match &written {

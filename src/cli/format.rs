@@ -13,7 +13,8 @@ use crate::store::{FormatOptions, FormatReport, LogStructuredStore};
 
 use super::failure::{Context, Failure, Outcome, print};
 use super::signature::{self, Found};
-use super::{device, size, table};
+use super::{device, table};
+use crate::fs::size;
 
 /// Makes a new, empty store on a block device or in a file.
 #[derive(Debug, clap::Args)]
@@ -39,6 +40,18 @@ pub struct Args {
     /// Write once: nothing can ever be renamed or removed
     #[arg(long)]
     worm: bool,
+    /// At most so many bytes of each log are kept; a log's own limit comes before it [default: no limit]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "0", hide_default_value = true)]
+    retain_bytes: u64,
+    /// Records are kept so long at most, such as 30d or 12h [default: no limit]
+    #[arg(long, value_name = "AGE", value_parser = age, default_value = "0s", hide_default_value = true)]
+    retain_age: u64,
+    /// Never fewer bytes of a log than this are kept, whatever the limits say [default: 0]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "0", hide_default_value = true)]
+    keep_min: u64,
+    /// What a full store does
+    #[arg(long, value_name = "WHAT", value_enum, default_value = "stop")]
+    on_full: OnFull,
     /// Overwrite whatever is there, another file system or an older store
     #[arg(long)]
     force: bool,
@@ -47,6 +60,15 @@ pub struct Args {
     sparse: bool,
     /// Block device or file
     device: PathBuf,
+}
+
+/// What a full store does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum OnFull {
+    /// Appends are refused (ENOSPC)
+    Stop,
+    /// The oldest records of all logs make room
+    DropOldest,
 }
 
 /// A user and a group by number.
@@ -88,6 +110,10 @@ pub fn make(args: &Args) -> Result<FormatReport, Failure> {
         max_record: None,
         worm: args.worm,
         max_logs: args.max_logs,
+        retain_bytes: args.retain_bytes,
+        retain_age_ns: args.retain_age,
+        keep_min: args.keep_min,
+        drop_oldest: args.on_full == OnFull::DropOldest,
         now_ns: None,
     };
     let made = prepare(&args.device, args.size, args.force)?;
@@ -109,6 +135,10 @@ pub fn create(path: &Path, bytes: u64) -> Result<(), Failure> {
         owner: None,
         max_logs: None,
         worm: false,
+        retain_bytes: 0,
+        retain_age: 0,
+        keep_min: 0,
+        on_full: OnFull::Stop,
         force: false,
         sparse: false,
         device: path.to_path_buf(),
@@ -252,6 +282,13 @@ fn owner(text: &str) -> Result<Owner, String> {
         },
     };
     Ok(Owner { uid, gid })
+}
+
+/// `30d`, `12h`: ns.
+fn age(text: &str) -> Result<u64, String> {
+    let age =
+        humantime::parse_duration(text).map_err(|error| format!("`{text}` is no age such as 30d or 12h: {error}"))?;
+    u64::try_from(age.as_nanos()).map_err(|_| format!("`{text}` is longer than anything lasts"))
 }
 
 #[cfg(test)]

@@ -7,10 +7,11 @@ use crate::store::{GrowReport, grow};
 
 use super::failure::{Context, Failure, Outcome, print};
 use super::mounts::{self, Mount};
-use super::{device, size};
+use super::{attribute, device, status};
+use crate::fs::size;
 
 /// The attribute of a mount's root that asks its daemon to grow.
-pub const ATTRIBUTE: &str = "user.llamafs.grow";
+const ATTRIBUTE: &str = "user.llamafs.grow";
 
 /// Lets a store take all of a device or file that has become larger. Nothing is moved; a mounted store is not interrupted.
 #[derive(Debug, clap::Args)]
@@ -35,8 +36,19 @@ pub fn run(args: &Args) -> Outcome {
     } else {
         format!("{}: grown from {} to {}", args.target.display(), report.segments_before, said(&report))
     };
-    print(&text)?;
+    print(|out| writeln!(out, "{text}"))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The daemon of a mounted store does it; its figures tell what came of it.
+fn online(mount: &Mount) -> Result<GrowReport, Failure> {
+    let figure = |name: &str| {
+        let live = status::live(&mount.point)?;
+        live.get(name).and_then(serde_json::Value::as_u64).ok_or_else(|| Failure::new(format!("status lacks {name}")))
+    };
+    let segments_before = figure("segments")?;
+    attribute::ask(&mount.point, ATTRIBUTE, "now")?;
+    Ok(GrowReport { segments_before, segments: figure("segments")?, segment_size: figure("segment_size")? })
 }
 
 fn said(report: &GrowReport) -> String {

@@ -2,6 +2,7 @@
 //!
 //! Exit status: 0 done, 1 failed, 2 called wrongly. `check` answers with the codes of fsck(8).
 
+mod attribute;
 mod cat;
 mod check;
 mod daemon;
@@ -9,6 +10,7 @@ mod device;
 mod dump;
 mod failure;
 mod format;
+mod grow;
 mod logging;
 mod mount;
 mod mounts;
@@ -16,9 +18,9 @@ mod options;
 mod process;
 mod salvage;
 mod signature;
-mod size;
 mod status;
 mod table;
+mod trim;
 mod umount;
 
 use std::process::ExitCode;
@@ -50,6 +52,8 @@ enum Command {
     Dump(dump::Args),
     Cat(cat::Args),
     Salvage(salvage::Args),
+    Trim(trim::Args),
+    Grow(grow::Args),
 }
 
 /// Parses the arguments, runs the command, says what went wrong, and gives the exit status.
@@ -67,6 +71,8 @@ pub fn main() -> ExitCode {
         Command::Dump(args) => dump::run(&args),
         Command::Cat(args) => cat::run(&args),
         Command::Salvage(args) => salvage::run(&args),
+        Command::Trim(args) => trim::run(&args),
+        Command::Grow(args) => grow::run(&args),
     };
     match outcome {
         Ok(code) => code,
@@ -116,7 +122,7 @@ pub fn mount_options(text: &str, sloppy: bool) -> Result<StoreOptions, String> {
 
 /// A size as the command line takes it, or why not: for the same tests.
 pub fn parse_size(text: &str) -> Result<u64, String> {
-    size::parse(text)
+    crate::fs::size::parse(text)
 }
 
 /// The line that refuses a call with these arguments, if it is refused: for the same tests.

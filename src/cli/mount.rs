@@ -7,9 +7,10 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 
+use super::daemon;
 use super::failure::{Context, Failure, Outcome};
 use super::options::MountOptions;
-use super::{daemon, size};
+use crate::fs::size;
 
 /// What the child writes once the mount is in place.
 const MOUNTED: &[u8] = b"mounted\n";

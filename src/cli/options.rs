@@ -7,7 +7,7 @@ use std::str::FromStr;
 use crate::store::types::{OnError, StoreOptions, Tail};
 
 use super::failure::Failure;
-use super::size;
+use crate::fs::size;
 
 /// Longest flush interval that may be asked for: a minute.
 const FLUSH_MS: RangeInclusive<u64> = 1..=60_000;

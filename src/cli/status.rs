@@ -9,7 +9,8 @@ use serde_json::Value;
 use crate::store::types::{LogInfo, Stats};
 
 use super::failure::{Context, Failure, Outcome, print};
-use super::{device, mounts, size, table};
+use super::{device, mounts, table};
+use crate::fs::size;
 
 /// The control directory's figures, for people and for programs.
 const TEXT: &str = ".llamafs/status";

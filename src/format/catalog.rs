@@ -26,6 +26,8 @@ pub const ROOT_ID: u32 = u32::MAX;
 pub const FLAG_MTIME_SET: u32 = 1;
 /// In `flags` of the root: a log that was not for everybody was removed, and its bytes may still lie on the device.
 pub const FLAG_SECRETS: u32 = 2;
+/// In `flags` of the root: a full store gives up its oldest records instead of refusing new ones.
+pub const FLAG_DROP_OLDEST: u32 = 4;
 /// Permission bits.
 const MODE_BITS: u32 = 0o7777;
 
@@ -115,7 +117,7 @@ pub struct CatalogEntry {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// `FLAG_MTIME_SET`, `FLAG_SECRETS`; other bits are kept as they are.
+    /// `FLAG_MTIME_SET`, `FLAG_SECRETS`, `FLAG_DROP_OLDEST`; other bits are kept as they are.
     pub flags: u32,
     /// Logical offset of its end.
     pub size: u64,
@@ -133,11 +135,12 @@ pub struct CatalogEntry {
     pub first_lsn: u64,
     /// LSN behind its last frame; 0 if unknown.
     pub end_lsn: u64,
-    /// Kept for retention: at most so many bytes; 0 no limit.
+    /// Retention: at most so many bytes are kept. Of these three 0 means what the root says, and in the root no limit;
+    /// all bits set mean no limit.
     pub retain_bytes: u64,
-    /// Kept for retention: at most so old, in ns; 0 no limit.
+    /// Retention: records are kept so long at most, in ns.
     pub retain_age_ns: u64,
-    /// Kept for retention: never fewer bytes than this.
+    /// Retention: never fewer bytes than this are kept.
     pub keep_min: u64,
     /// Its name: 1 to 255 bytes without `/` and NUL, neither `.` nor `..`. Empty for the root alone.
     pub name: Vec<u8>,

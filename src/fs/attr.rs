@@ -114,6 +114,7 @@ fn change(set: &SetAttr, kind: NodeKind) -> Result<Option<AttrChange>, Errno> {
         uid: set.uid,
         gid: set.gid,
         mtime_ns: set.mtime.map(mtime),
+        ..AttrChange::default()
     }))
 }
 

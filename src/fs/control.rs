@@ -9,7 +9,7 @@ use super::inode::ControlFile;
 use crate::store::types::{LogInfo, RingSlot};
 
 /// Keys of `status` that come first, in this order; whatever else the store tells follows.
-const FIRST: [&str; 36] = [
+const FIRST: [&str; 39] = [
     "device",
     "uuid",
     "label",
@@ -28,6 +28,9 @@ const FIRST: [&str; 36] = [
     "segments_cleaned",
     "moved_bytes",
     "garbage",
+    "expired_bytes",
+    "dropped_bytes",
+    "trimmed_bytes",
     "block_size",
     "max_record",
     "end_lsn",

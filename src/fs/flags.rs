@@ -3,7 +3,9 @@
 
 use super::LlamaFs;
 use super::inode::Node;
+use super::policy;
 use super::types::{Errno, Ioctl};
+use crate::store::types::{NodeInfo, ROOT_ID};
 
 /// `_IOR('f', 1, long)`: the kernel asks with room for an int.
 const FS_IOC_GETFLAGS: u32 = 0x8008_6601;
@@ -19,15 +21,13 @@ const FS_IOC_FSSETXATTR: u32 = 0x401c_5820;
 const FS_APPEND_FL: u32 = 0x20;
 /// The same in `struct fsxattr`.
 const FS_XFLAG_APPEND: u32 = 0x10;
-/// Extended attributes of a log, with their names' prefix.
-const XATTRS: [&str; 6] = [
-    "user.llamafs.id",
-    "user.llamafs.size",
-    "user.llamafs.head",
-    "user.llamafs.end_lsn",
-    "user.llamafs.stable_lsn",
-    "user.llamafs.device_bytes",
-];
+/// Extended attributes of a log that are figures.
+const FIGURES: [&str; 6] = ["id", "size", "head", "end_lsn", "stable_lsn", "device_bytes"];
+
+/// Names as `listxattr` gives them, each closed by a zero byte.
+fn listed<'a>(names: impl Iterator<Item = &'a &'a str>) -> Vec<u8> {
+    names.flat_map(|name| policy::PREFIX.bytes().chain(name.bytes()).chain([0])).collect()
+}
 
 /// What an ioctl answers. `append`: the inode is a log.
 fn ioctl(append: bool, request: Ioctl) -> Result<Vec<u8>, Errno> {
@@ -69,18 +69,28 @@ impl LlamaFs {
     /// Names of the extended attributes, each closed by a zero byte.
     pub fn listxattr(&self, ino: u64) -> Result<Vec<u8>, Errno> {
         match Node::of(ino).ok_or(Errno::ENOENT)? {
-            Node::Log(_) => Ok(XATTRS.iter().flat_map(|name| name.bytes().chain([0])).collect()),
+            Node::Log(_) => Ok(listed(FIGURES.iter().chain(&policy::SETTINGS))),
+            Node::Root => Ok(listed(policy::SETTINGS.iter().chain([&policy::ON_FULL]))),
             _ => Ok(Vec::new()),
         }
     }
 
     /// The value of an extended attribute.
     pub fn getxattr(&self, ino: u64, name: &[u8]) -> Result<Vec<u8>, Errno> {
-        let Node::Log(id) = Node::of(ino).ok_or(Errno::ENOENT)? else {
-            return Err(Errno::ENODATA);
+        let name = name.strip_prefix(policy::PREFIX.as_bytes()).ok_or(Errno::ENODATA)?;
+        let setting = |info: &NodeInfo| std::str::from_utf8(name).ok().and_then(|name| policy::shown(info, name));
+        let id = match Node::of(ino).ok_or(Errno::ENOENT)? {
+            Node::Log(id) => id,
+            Node::Root => {
+                let info = self.inner.store.node(ROOT_ID).ok_or(Errno::EIO)?;
+                return setting(&info).map(String::into_bytes).ok_or(Errno::ENODATA);
+            }
+            _ => return Err(Errno::ENODATA),
         };
-        let name = name.strip_prefix(b"user.llamafs.").ok_or(Errno::ENODATA)?;
         let info = self.inner.store.log(id).ok_or(Errno::ENOENT)?;
+        if let Some(value) = setting(&info) {
+            return Ok(value.into_bytes());
+        }
         let value = match name {
             b"id" => u64::from(info.id),
             b"size" => self.inner.logs.get(id).map_or(info.size, |log| log.tail.visible()),
@@ -91,11 +101,6 @@ impl LlamaFs {
             _ => return Err(Errno::ENODATA),
         };
         Ok(value.to_string().into_bytes())
-    }
-
-    /// `setxattr` and `removexattr`: ours are figures, and no others are kept.
-    pub fn setxattr(&self, name: &[u8]) -> Errno {
-        if name.starts_with(b"user.llamafs.") { Errno::EPERM } else { Errno::EOPNOTSUPP }
     }
 }
 

@@ -12,13 +12,16 @@ mod gate;
 mod inode;
 mod logs;
 mod open;
+mod policy;
 mod read;
+pub mod size;
 mod snapshots;
 mod tail;
 mod turns;
 pub mod types;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use parking_lot::Mutex;
 
@@ -75,6 +78,8 @@ struct Inner {
     turns: Turns,
     snapshots: Mutex<Snapshots>,
     mounted_ns: u64,
+    /// A trim or grow is under way.
+    working: AtomicBool,
 }
 
 impl LlamaFs {
@@ -93,6 +98,7 @@ impl LlamaFs {
                 turns: Turns::new(READ_BYTES),
                 snapshots: Mutex::new(snapshots),
                 mounted_ns: now_ns(),
+                working: AtomicBool::new(false),
             }),
         }
     }

@@ -368,15 +368,16 @@ impl fuser::Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        _req: &Request,
-        _ino: INodeNo,
+        req: &Request,
+        ino: INodeNo,
         name: &OsStr,
-        _value: &[u8],
+        value: &[u8],
         _flags: i32,
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        reply.error(errno(self.fs.setxattr(name.as_bytes())));
+        let done = move |result| empty_reply(result, reply);
+        self.fs.setxattr(ino.0, req.uid(), name.as_bytes(), value, done);
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -387,8 +388,8 @@ impl fuser::Filesystem for Adapter {
         xattr_reply(self.fs.listxattr(ino.0), size, reply);
     }
 
-    fn removexattr(&self, _req: &Request, _ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply.error(errno(self.fs.setxattr(name.as_bytes())));
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.fs.removexattr(ino.0, req.uid(), name.as_bytes(), move |result| empty_reply(result, reply));
     }
 
     fn access(&self, _req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {

@@ -13,8 +13,9 @@ use super::LogStructuredStore;
 use super::append::Deferred;
 use super::catalog::{LogState, is_hidden};
 use super::tree::{Child, Directory, MAX_DEPTH, Tree, cost};
+use super::trim::Trimmed;
 use super::types::{AttrChange, Change, ChangeDone, Changed, LogId, LogInfo, NodeId, NodeInfo, RenameHow, StoreError};
-use crate::format::catalog::{FLAG_MTIME_SET, FLAG_SECRETS, NAME_MAX, entry_len, is_valid_name};
+use crate::format::catalog::{FLAG_DROP_OLDEST, FLAG_MTIME_SET, FLAG_SECRETS, NAME_MAX, entry_len, is_valid_name};
 use crate::format::{CatalogChange, CatalogEntry, CatalogRecord, FrameHead, Kind, Lsn, NodeKind, ROOT_ID};
 
 /// Permission bits.
@@ -26,12 +27,14 @@ const SET_GROUP: u32 = 0o2000;
 struct Frame {
     now: u64,
     records: Vec<CatalogRecord>,
+    /// It gives space back, and may use what is kept back for that.
+    lets_go: bool,
 }
 
 impl Frame {
     /// Of a change that happens `now`.
     fn at(now: u64) -> Self {
-        Self { now, records: Vec::new() }
+        Self { now, records: Vec::new(), lets_go: false }
     }
 
     fn add(&mut self, change: CatalogChange, entry: CatalogEntry) {
@@ -167,8 +170,7 @@ impl LogStructuredStore {
         let about = frame.records.iter().find(|record| !record.entry.is_root()).or(frame.records.first());
         let log_id = about.map_or(0, |record| record.entry.id);
         let head = FrameHead { kind: Kind::Meta, log_id, offset: 0, time_ns: frame.now };
-        // What lets space go may use what is kept back for that.
-        if !frame.records.iter().any(|record| record.change == CatalogChange::Gone) {
+        if !frame.lets_go && !frame.records.iter().any(|record| record.change == CatalogChange::Gone) {
             self.check_reserve(frame.records.len() * entry_len(NAME_MAX))?;
         }
         let payload: Vec<u8> = frame.records.iter().flat_map(CatalogRecord::encode).collect();
@@ -365,6 +367,9 @@ impl LogStructuredStore {
     }
 
     fn attributes(&self, id: NodeId, change: &AttrChange) -> Result<Changed, StoreError> {
+        if change.is_retention() {
+            self.check_not_write_once()?;
+        }
         // A log's attributes need its own lock alone.
         if let Some(mut log) = self.catalog.lock(id) {
             let frame = changed(&log.entry, change, self.clock.now().max(log.last_ns));
@@ -391,6 +396,47 @@ impl LogStructuredStore {
         let node = directory.info();
         tree.changed_lsn = lsn;
         Ok(Changed { node, gone: None, lsn })
+    }
+
+    /// The log begins at `head` from now on, a record's boundary. Waits while the ring is full. Never below where it
+    /// begins now, and never behind its end.
+    pub(super) fn raise_head(&self, id: LogId, head: u64) -> Result<Trimmed, StoreError> {
+        self.check_not_write_once()?;
+        loop {
+            self.check_writable()?;
+            match self.try_raise_head(id, head) {
+                Err(StoreError::WouldBlock) if self.io.poll(true) > 0 => {}
+                Err(StoreError::WouldBlock) => self.ring.wait_for_room(),
+                result => return result,
+            }
+        }
+    }
+
+    fn try_raise_head(&self, id: LogId, head: u64) -> Result<Trimmed, StoreError> {
+        let mut log = self.catalog.lock(id).ok_or(StoreError::NotFound)?;
+        let (before, lsn) = (log.entry.head, log.end_lsn);
+        let head = head.min(log.entry.size);
+        if head <= before || log.unlinked {
+            return Ok(Trimmed { before, head: before, lsn });
+        }
+        let mut frame = Frame::at(self.clock.now().max(log.last_ns));
+        frame.lets_go = true;
+        let entry = CatalogEntry { head, ..log.saved() };
+        frame.add(CatalogChange::Attributes, entry);
+        let lsn = self.put(&frame)?;
+        log.end_lsn = lsn;
+        log.last_ns = frame.now;
+        log.entry.head = head;
+        let gone = log.ranges.drop_below(head);
+        let bytes: u64 = gone.iter().map(|range| u64::from(range.bytes)).sum();
+        log.entry.device_bytes = log.entry.device_bytes.saturating_sub(bytes);
+        let mut space = self.flusher.space();
+        gone.iter().for_each(|range| space.table.ends(range));
+        drop(space);
+        drop(log);
+        self.reclaimer.hope();
+        self.keeper.dirty();
+        Ok(Trimmed { before, head, lsn })
     }
 
     fn check_not_write_once(&self) -> Result<(), StoreError> {
@@ -426,6 +472,14 @@ fn changed(entry: &CatalogEntry, change: &AttrChange, now: u64) -> Frame {
     entry.mode = change.mode.map_or(entry.mode, |mode| mode & MODE_BITS);
     entry.uid = change.uid.unwrap_or(entry.uid);
     entry.gid = change.gid.unwrap_or(entry.gid);
+    entry.retain_bytes = change.retain_bytes.unwrap_or(entry.retain_bytes);
+    entry.retain_age_ns = change.retain_age_ns.unwrap_or(entry.retain_age_ns);
+    entry.keep_min = change.keep_min.unwrap_or(entry.keep_min);
+    match change.drop_oldest.filter(|_| entry.is_root()) {
+        Some(true) => entry.flags |= FLAG_DROP_OLDEST,
+        Some(false) => entry.flags &= !FLAG_DROP_OLDEST,
+        None => {}
+    }
     if let Some(mtime) = change.mtime_ns {
         entry.mtime_ns = mtime;
         entry.flags |= FLAG_MTIME_SET;

@@ -15,14 +15,16 @@ use super::types::StoreError;
 use crate::format::{FrameHead, Kind, Summarised, frame_len};
 
 /// A segment with more than so many of 100 bytes alive is not worth moving.
-const WORTH_PERCENT: u64 = 90;
+pub const WORTH_PERCENT: u64 = 90;
+/// With no more than this it is moved before anything is dropped that is alive.
+pub const CHEAP_PERCENT: u64 = 50;
 /// Segments cleaned in one go, at most.
 const AT_ONCE: usize = 4;
 
 impl LogStructuredStore {
     /// The segments that are cleaned next, by cost and benefit: the emptier and the older, the better. Nothing if moving
     /// what is alive would need more room than there is, or gain none.
-    fn victims(&self) -> Vec<u64> {
+    fn victims(&self, percent: u64) -> Vec<u64> {
         let (stable, end) = (self.flusher.commit.stable(), self.ring.end_lsn());
         let space = self.flusher.space();
         let size = self.shape.segment_size;
@@ -30,7 +32,7 @@ impl LogStructuredStore {
         let is_worth_it = |segment: &&Segment| {
             segment.ranges > 0
                 && matches!(segment.summary, Summarised::At { .. })
-                && segment.live_bytes * 100 <= size * WORTH_PERCENT
+                && segment.live_bytes * 100 <= size * percent
         };
         let benefit = |segment: &Segment| {
             let (live, age) = (segment.live_bytes as f64 / size as f64, (newest - segment.entry.sequence) as f64);
@@ -56,13 +58,13 @@ impl LogStructuredStore {
 
     /// Is there a segment whose cleaning would gain room?
     pub(super) fn can_clean(&self) -> bool {
-        !self.victims().is_empty()
+        !self.victims(WORTH_PERCENT).is_empty()
     }
 
-    /// Clean some segments; the number of those in which nothing is alive any more.
-    pub(super) fn clean(&self) -> Result<u64, StoreError> {
+    /// Clean some segments in which at most `percent` is alive; the number of those in which nothing is any more.
+    pub(super) fn clean(&self, percent: u64) -> Result<u64, StoreError> {
         let mut emptied = 0;
-        for sequence in self.victims() {
+        for sequence in self.victims(percent) {
             if self.stopping() {
                 break;
             }

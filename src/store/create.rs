@@ -7,7 +7,7 @@ use super::clock::now_ns;
 use super::error::OpenError;
 use super::geometry::Shape;
 use super::superblocks::{out_of_memory, write_next};
-use crate::format::catalog::ENTRY_FIXED;
+use crate::format::catalog::{ENTRY_FIXED, FLAG_DROP_OLDEST};
 use crate::format::checkpoint::{checkpoint_len, entry_in_checkpoint, index_len, mounts_len, ranges_len};
 use crate::format::superblock::FEATURE_CLEANING;
 use crate::format::{
@@ -73,6 +73,14 @@ pub struct FormatOptions {
     pub worm: bool,
     /// Room for so many logs and directories with names of usual length; `None` chooses by the device's size.
     pub max_logs: Option<u64>,
+    /// What logs keep that have no limits of their own: at most so many bytes; 0 no limit.
+    pub retain_bytes: u64,
+    /// At most so old, in ns; 0 no limit.
+    pub retain_age_ns: u64,
+    /// Never fewer bytes than this.
+    pub keep_min: u64,
+    /// A full store gives up its oldest records instead of refusing new ones.
+    pub drop_oldest: bool,
     /// Time of birth; `None` for now.
     pub now_ns: Option<u64>,
 }
@@ -90,6 +98,10 @@ impl Default for FormatOptions {
             max_record: None,
             worm: false,
             max_logs: None,
+            retain_bytes: 0,
+            retain_age_ns: 0,
+            keep_min: 0,
+            drop_oldest: false,
             now_ns: None,
         }
     }
@@ -217,6 +229,10 @@ fn plan(io: &QuikIO, options: &FormatOptions) -> Result<Superblock, OpenError> {
     if options.label.len() > crate::format::LABEL_MAX {
         return Err(OpenError::Setting(format!("the label is longer than {} bytes", crate::format::LABEL_MAX)));
     }
+    let lets_go = options.retain_bytes | options.retain_age_ns != 0 || options.drop_oldest;
+    if options.worm && lets_go {
+        return Err(OpenError::Setting("a write-once store keeps everything: it can have no limits".to_owned()));
+    }
     superblock.check_geometry().map_err(|error| OpenError::Setting(error.to_string()))?;
     Ok(superblock)
 }
@@ -244,9 +260,17 @@ fn entries(superblock: &Superblock, options: &FormatOptions) -> [CatalogEntry; 2
         mtime_ns: superblock.created_ns,
         ctime_ns: superblock.created_ns,
         btime_ns: superblock.created_ns,
+        retain_bytes: options.retain_bytes,
+        retain_age_ns: options.retain_age_ns,
+        keep_min: options.keep_min,
+        flags: if options.drop_oldest { FLAG_DROP_OLDEST } else { 0 },
         ..CatalogEntry::default()
     };
     let log = CatalogEntry {
+        retain_bytes: 0,
+        retain_age_ns: 0,
+        keep_min: 0,
+        flags: 0,
         id: FIRST_LOG,
         parent: ROOT_ID,
         kind: NodeKind::Log,

@@ -11,6 +11,7 @@
 //! - `append`, `placing`, `flusher`, `commit`, `keeper`: from an append to stable media
 //! - `read`, `reads`, `walk`, `chunks`: back again
 //! - `summaries`, `cleaner`, `reclaim`: full segments summed up, emptied and let go; `ranges`: where each log lies
+//! - `trim`, `retention`: the old ends of logs are let go, by hand and by rule
 //! - `grow`: more segments
 //! - `close`, `stats`, `audit`: the end, figures, and whether they are right
 //! - `behind`: what a broken frame was, and where the log goes on
@@ -46,6 +47,7 @@ mod reads;
 mod reclaim;
 mod recovery;
 mod replay;
+mod retention;
 pub mod salvage;
 mod scan;
 mod segments;
@@ -54,6 +56,7 @@ mod summaries;
 mod superblocks;
 mod table;
 mod tree;
+mod trim;
 pub mod types;
 mod walk;
 
@@ -66,7 +69,9 @@ pub use create::{FormatOptions, FormatReport};
 pub use error::OpenError;
 pub use grow::{GrowReport, grow};
 pub use inspect::{CheckReport, Finding, FrameInfo, Gap, Image, Lost, Part};
+pub use retention::{NO_LIMIT, Policy};
 pub use table::IdTable;
+pub use trim::{TrimTo, Trimmed};
 pub use types::{
     AppendAt, AppendDone, Appended, AttrChange, Change, ChangeDone, Changed, DEFAULT_BUFFER_SIZE, Damage, Listed,
     LogId, LogInfo, NodeId, NodeInfo, NodeKind, OnError, ROOT_ID, ReadDone, RecoveryReport, RenameHow, RingSlot,
@@ -102,6 +107,7 @@ pub struct LogStructuredStore {
     reads: reads::Reads,
     reclaimer: Arc<reclaim::Reclaimer>,
     space_counters: reclaim::SpaceCounters,
+    retention: retention::Retention,
     /// Which mounts the frames are of, this one the last.
     mounts: mounts::Mounts,
     /// Held across the device's work by whoever writes a checkpoint: never taken by a thread that completes or serves.

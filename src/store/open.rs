@@ -124,6 +124,7 @@ impl LogStructuredStore {
             reads: super::reads::Reads::default(),
             reclaimer: Arc::default(),
             space_counters: super::reclaim::SpaceCounters::default(),
+            retention: super::retention::Retention::default(),
             mounts,
             superblock: superblock.clone(),
             recovery_lsn: AtomicU64::new(recovered.from),

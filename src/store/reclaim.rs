@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use crate::sync::{Condvar, Mutex};
 
 use super::LogStructuredStore;
+use super::cleaner::{CHEAP_PERCENT, WORTH_PERCENT};
 use super::types::StoreError;
 use crate::format::Lsn;
 
@@ -158,7 +159,7 @@ impl LogStructuredStore {
             let space = self.flusher.space();
             space.table.to_sum_up(stable) || (space.table.dead(stable).next().is_some())
         };
-        due || self.is_low()
+        due || self.is_low() || self.retention_is_due()
     }
 
     /// Sum up what is full, let go what is dead, and while room is short drop, clean and checkpoint.
@@ -195,14 +196,20 @@ impl LogStructuredStore {
                 self.make_stable_now(self.ring.end_lsn())?;
             }
             self.summarise()?;
+            if self.retention_is_due() {
+                self.retain()?;
+            }
             let mut gained = self.let_go()?;
             if !self.is_low() {
                 return Ok(());
             }
             if gained == 0 && self.flusher.space().table.retired_count() == 0 {
-                gained += self.drop_oldest()?;
+                gained += self.clean(CHEAP_PERCENT)?;
                 if gained == 0 {
-                    gained += self.clean()?;
+                    gained += self.drop_oldest()?;
+                }
+                if gained == 0 {
+                    gained += self.clean(WORTH_PERCENT)?;
                 }
                 if gained == 0 {
                     break;
@@ -241,13 +248,5 @@ impl LogStructuredStore {
             self.flusher.full.store(false, Ordering::Relaxed);
             self.reclaimer.hope();
         }
-    }
-}
-impl LogStructuredStore {
-    fn can_drop_oldest(&self) -> bool {
-        false
-    }
-    fn drop_oldest(&self) -> Result<u64, StoreError> {
-        Ok(0)
     }
 }

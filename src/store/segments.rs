@@ -241,6 +241,11 @@ impl SegmentTable {
         })
     }
 
+    /// Something is alive in a segment that is not the newest.
+    pub fn has_full(&self) -> bool {
+        self.full(Lsn::MAX).any(|segment| segment.ranges > 0)
+    }
+
     /// Appends may take a free segment.
     pub fn has_open_room(&self) -> bool {
         self.free_count() > self.reserve()

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::format::CatalogEntry;
+use crate::format::catalog::FLAG_DROP_OLDEST;
 pub use crate::format::{NodeKind, ROOT_ID};
 
 /// Id of a log or a directory; never reused within a store. 1 is `/log` of a new store, `ROOT_ID` the root, 0 none.
@@ -118,6 +119,14 @@ pub struct NodeInfo {
     pub btime_ns: u64,
     /// LSN behind its last record, or behind the last change of a directory: `make_stable(end_lsn)` is its fsync.
     pub end_lsn: u64,
+    /// Retention as it was set, of a log or of the root: 0 the store's default, all bits set no limit.
+    pub retain_bytes: u64,
+    /// The same: at most so old, in ns.
+    pub retain_age_ns: u64,
+    /// The same: never fewer bytes.
+    pub keep_min: u64,
+    /// Of the root: a full store gives up its oldest records.
+    pub drop_oldest: bool,
 }
 
 /// Attributes of a log.
@@ -142,6 +151,10 @@ impl NodeInfo {
             ctime_ns: entry.ctime_ns,
             btime_ns: entry.btime_ns,
             end_lsn,
+            retain_bytes: entry.retain_bytes,
+            retain_age_ns: entry.retain_age_ns,
+            keep_min: entry.keep_min,
+            drop_oldest: entry.flags & FLAG_DROP_OLDEST != 0,
         }
     }
 }
@@ -240,6 +253,24 @@ pub struct AttrChange {
     pub gid: Option<u32>,
     /// Time of modification, ns since 1970.
     pub mtime_ns: Option<u64>,
+    /// Retention: at most so many bytes; 0 the store's default, all bits set no limit.
+    pub retain_bytes: Option<u64>,
+    /// Retention: at most so old, in ns; as above.
+    pub retain_age_ns: Option<u64>,
+    /// Retention: never fewer bytes; as above.
+    pub keep_min: Option<u64>,
+    /// Of the root alone: a full store gives up its oldest records.
+    pub drop_oldest: Option<bool>,
+}
+
+impl AttrChange {
+    /// It changes what is kept.
+    pub fn is_retention(&self) -> bool {
+        self.retain_bytes.is_some()
+            || self.retain_age_ns.is_some()
+            || self.keep_min.is_some()
+            || self.drop_oldest.is_some()
+    }
 }
 
 /// Why the store refused. `errno()` is what a system call answers.
@@ -420,6 +451,12 @@ pub struct Stats {
     pub moved_bytes: u64,
     /// Bytes of frames in full segments that nobody wants any more.
     pub garbage: u64,
+    /// Bytes of logs that their limits let go since the mount.
+    pub expired_bytes: u64,
+    /// Bytes of logs that were dropped since the mount for want of space.
+    pub dropped_bytes: u64,
+    /// Bytes of logs that were trimmed by hand since the mount.
+    pub trimmed_bytes: u64,
     /// Block size.
     pub block_size: u64,
     /// Largest record.

@@ -153,13 +153,30 @@ impl Image {
         name: &[u8],
         out: &mut dyn FnMut(u64, &[u8]) -> std::io::Result<()>,
     ) -> Result<Vec<Gap>, StoreError> {
+        self.read_log_between(name, 0..u64::MAX, out)
+    }
+
+    /// The same of those records alone that were accepted in these times, ns since 1970. Segments that hold none of them
+    /// are not read.
+    pub fn read_log_between(
+        &self,
+        name: &[u8],
+        times: std::ops::Range<u64>,
+        out: &mut dyn FnMut(u64, &[u8]) -> std::io::Result<()>,
+    ) -> Result<Vec<Gap>, StoreError> {
         let log = self.log(name).ok_or(StoreError::NotFound)?;
         let ranges: Vec<Range> = match self.opened.recovered.replay.logs.get(&log.id) {
             Some(state) => state.ranges.iter().copied().collect(),
             None => Vec::new(),
         };
-        let mut reading = Reading { id: log.id, expected: log.head, gaps: Vec::new(), failed: None, out };
-        let mut rest = ranges.as_slice();
+        // A range's time is that of its first record: later ones may lie in it.
+        let from = ranges.partition_point(|range| range.time_ns < times.start).saturating_sub(1);
+        let to = ranges.partition_point(|range| range.time_ns < times.end);
+        let all = times == (0..u64::MAX);
+        let mut rest = ranges.get(from..to.max(from)).unwrap_or(&[]);
+        let expected = rest.first().map_or(log.head, |first| first.offset.max(log.head));
+        let expected = if all { log.head } else { expected };
+        let mut reading = Reading { id: log.id, expected, gaps: Vec::new(), failed: None, times, begun: all, out };
         while !rest.is_empty() {
             // As many as lie one behind the other on the device too are read in one go.
             let turns = rest.windows(2).position(|pair| matches!(pair, [a, b] if b.lsn < a.lsn));
@@ -168,12 +185,16 @@ impl Image {
             let (Some(first), Some(last)) = (run.first(), run.last()) else { break };
             let sequences = self.shape.sequence(first.lsn)..=self.shape.sequence(last.lsn);
             self.walk_segments(sequences, true, &mut |item| reading.item(item, run, &self.shape))?;
-            reading.skip_to(last.end());
+            if all {
+                reading.skip_to(last.end());
+            }
             if let Some(error) = reading.failed {
                 return Err(error);
             }
         }
-        reading.skip_to(log.size);
+        if all {
+            reading.skip_to(log.size);
+        }
         Ok(reading.gaps)
     }
 }
@@ -185,6 +206,9 @@ struct Reading<'o> {
     expected: u64,
     gaps: Vec<Gap>,
     failed: Option<StoreError>,
+    times: std::ops::Range<u64>,
+    /// What is missing from here on is missing of what is wanted.
+    begun: bool,
     out: &'o mut dyn FnMut(u64, &[u8]) -> std::io::Result<()>,
 }
 
@@ -205,7 +229,15 @@ impl Reading<'_> {
         if !range.is_some_and(lies_here) {
             return ControlFlow::Continue(());
         }
+        if frame.time_ns >= self.times.end {
+            return ControlFlow::Break(());
+        }
+        if frame.time_ns < self.times.start {
+            self.expected = end;
+            return ControlFlow::Continue(());
+        }
         self.skip_to(frame.offset);
+        self.begun = true;
         let skip = (self.expected - frame.offset) as usize;
         match (self.out)(frame.offset + skip as u64, frame.payload.get(skip..).unwrap_or(&[])) {
             Ok(()) => self.expected = end,
@@ -223,7 +255,9 @@ impl Reading<'_> {
     /// What lies in front of `offset` and was not read is missing.
     fn skip_to(&mut self, offset: u64) {
         if offset > self.expected && self.failed.is_none() {
-            self.gaps.push(Gap { offset: self.expected, len: offset - self.expected });
+            if self.begun {
+                self.gaps.push(Gap { offset: self.expected, len: offset - self.expected });
+            }
             self.expected = offset;
         }
     }

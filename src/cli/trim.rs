@@ -1,0 +1,77 @@
+//! `llamafs trim`: lets go of the old end of a log in a mounted store.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::attribute::ask;
+use super::failure::{Context, Failure, Outcome, print};
+use super::mounts::{self, Mount};
+use crate::fs::size;
+
+/// The attribute of a log that lets go of its old end.
+const TRIM: &str = "user.llamafs.trim";
+/// The attribute that tells where it begins.
+const HEAD: &str = "user.llamafs.head";
+
+/// Lets go of the old end of a log: its space comes back, its name and offsets stay, and what lay there reads as zeros.
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("to").required(true).args(["before", "keep"]))]
+pub struct Args {
+    /// Directory that the store is mounted on
+    mountpoint: PathBuf,
+    /// The log, as a path from the mountpoint, such as /log
+    log: PathBuf,
+    /// Up to this offset, or up to this time (RFC 3339, such as 2026-01-31T12:00:00Z); whole records go
+    #[arg(long, value_name = "OFFSET|TIME")]
+    before: Option<String>,
+    /// All but the last so many bytes; whole records go
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    keep: Option<u64>,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> Outcome {
+    let name = args.mountpoint.display();
+    let mount = mounts::at(&args.mountpoint).filter(Mount::is_llamafs).ok_or_else(|| {
+        Failure::new(format!("no llamafs store is mounted on {name}: `findmnt -t fuse.llamafs` lists them"))
+    })?;
+    let relative = args.log.strip_prefix("/").unwrap_or(&args.log);
+    let path = mount.point.join(relative);
+    let value = match (&args.before, args.keep) {
+        (Some(before), _) => match before.parse::<u64>() {
+            Ok(offset) => format!("before:{offset}"),
+            Err(_) => format!("since:{}", time_ns(before)?),
+        },
+        (None, keep) => format!("keep:{}", keep.unwrap_or_default()),
+    };
+    let before = head(&path)?;
+    ask(&path, TRIM, &value)?;
+    let head = head(&path)?;
+    let size = std::fs::metadata(&path).context(path.display())?.size();
+    let text = format!(
+        "{}: {} bytes let go, {} stay from offset {head}",
+        args.log.display(),
+        head.saturating_sub(before),
+        size.saturating_sub(head)
+    );
+    print(|out| writeln!(out, "{text}"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A moment, ns since 1970.
+pub fn time_ns(text: &str) -> Result<u64, Failure> {
+    let time: SystemTime = humantime::parse_rfc3339_weak(text).map_err(|error| {
+        Failure::usage(format!("`{text}` is neither a number nor a time such as 2026-01-31T12:00:00Z: {error}"))
+    })?;
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+}
+
+fn head(path: &Path) -> Result<u64, Failure> {
+    let mut value = [0; 32];
+    let len = rustix::fs::getxattr(path, HEAD, &mut value).map_err(std::io::Error::from).context(path.display())?;
+    let text = value.get(..len).and_then(|value| std::str::from_utf8(value).ok()).unwrap_or_default();
+    text.parse().context(format_args!("{}: {HEAD}", path.display()))
+}

@@ -1,0 +1,169 @@
+//! Letting go of the old end of a log: its head goes up, to a record's boundary. The log keeps its name, its inode and
+//! its offsets; what lies below the head is a hole.
+
+use crate::sync::atomic::Ordering;
+
+use super::LogStructuredStore;
+use super::ranges::Range;
+use super::scan::{Found, Scanner, Step};
+use super::types::{LogId, StoreError};
+use crate::format::Lsn;
+use crate::io::IoError;
+
+/// Up to where a log is trimmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TrimTo {
+    /// What lies below this offset goes, in whole records.
+    Before(u64),
+    /// Records of before this time go, ns since 1970.
+    Since(u64),
+    /// All but the last so many bytes go, in whole records: no fewer stay.
+    Keep(u64),
+}
+
+/// What was trimmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trimmed {
+    /// Head before.
+    pub before: u64,
+    /// Head now.
+    pub head: u64,
+    /// LSN behind the change: `make_stable` of it makes it durable.
+    pub lsn: u64,
+}
+
+/// Which boundary of a record that lies across an offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    /// Where it begins.
+    Begin,
+    /// Where it ends.
+    End,
+}
+
+impl LogStructuredStore {
+    /// Trim a log by hand: a record goes whole or not at all, and never fewer bytes stay than the log is to keep. Waits
+    /// for the device.
+    pub fn trim(&self, log: LogId, to: TrimTo) -> Result<Trimmed, StoreError> {
+        let info = self.log(log).ok_or(StoreError::NotFound)?;
+        let head = match to {
+            TrimTo::Before(offset) => self.boundary(log, offset, Side::Begin)?,
+            TrimTo::Since(time_ns) => self.offset_at(log, time_ns)?,
+            TrimTo::Keep(bytes) => self.boundary(log, info.size.saturating_sub(bytes), Side::Begin)?,
+        };
+        let trimmed = self.raise_head(log, self.kept(log, head)?)?;
+        self.retention.trimmed.fetch_add(trimmed.head - trimmed.before, Ordering::Relaxed);
+        self.ask_for_room();
+        Ok(trimmed)
+    }
+
+    /// Offset of the first record of `time_ns` or later; the log's end if there is none. Waits for the device.
+    pub fn offset_at(&self, log: LogId, time_ns: u64) -> Result<u64, StoreError> {
+        let (range, next, head) = {
+            let state = self.catalog.lock(log).ok_or(StoreError::NotFound)?;
+            let (head, size) = (state.entry.head, state.entry.size);
+            let Some(range) = state.ranges.at_time(time_ns).copied() else { return Ok(size) };
+            if range.time_ns >= time_ns {
+                return Ok(range.offset.max(head));
+            }
+            (range, state.ranges.next_behind(range.offset).map_or(size, |next| next.offset), head)
+        };
+        let found = self.find_record(log, &range, range.lsn, |record| record.time_ns >= time_ns)?;
+        Ok(found.map_or(next, |record| record.offset).max(head))
+    }
+
+    /// The boundary of the record that `offset` lies in: `offset` itself if a record begins there.
+    fn boundary(&self, log: LogId, offset: u64, side: Side) -> Result<u64, StoreError> {
+        let (range, lsn) = {
+            let state = self.catalog.lock(log).ok_or(StoreError::NotFound)?;
+            if offset <= state.entry.head || offset >= state.entry.size {
+                return Ok(offset.clamp(state.entry.head, state.entry.size));
+            }
+            match state.locate(offset, &self.shape) {
+                Some((range, _, lsn)) => (range, lsn),
+                // Nothing is known of what lies there: what follows it begins a record.
+                None => return Ok(state.ranges.next_behind(offset).map_or(state.entry.size, |next| next.offset)),
+            }
+        };
+        let found = self.find_record(log, &range, lsn, |record| record.offset + record.value > offset)?;
+        Ok(match (found, side) {
+            (Some(record), _) if record.offset >= offset => record.offset,
+            (Some(record), Side::Begin) => record.offset,
+            (Some(record), Side::End) => record.offset + record.value,
+            (None, Side::Begin) => range.offset,
+            (None, Side::End) => range.end(),
+        })
+    }
+
+    /// The first record of a range, from the frame at `lsn` on, of which `is_it` holds.
+    fn find_record(
+        &self,
+        log: LogId,
+        range: &Range,
+        lsn: Lsn,
+        is_it: impl Fn(&Found) -> bool,
+    ) -> Result<Option<Found>, StoreError> {
+        let failed = |error: IoError| StoreError::Io(error.to_string());
+        let sequence = self.shape.sequence(lsn);
+        // It is read from the device.
+        self.make_stable_now(self.ring.end_lsn().min(self.shape.segment_end(lsn)))?;
+        let Some(entry) = self.flusher.space().table.get(sequence).map(|segment| segment.entry) else {
+            return Ok(None);
+        };
+        let end = self.flusher.commit.stable().min(self.shape.segment_end(lsn));
+        let mut scanner = Scanner::new(&self.io, self.shape, self.superblock.uuid, self.superblock.epoch, false);
+        scanner.tolerate_errors();
+        scanner.enter(lsn, entry.physical, self.mounts.epoch_at(lsn).unwrap_or(entry.epoch));
+        while scanner.place() < end {
+            let place = scanner.place();
+            if let Some(epoch) = self.mounts.epoch_at(place) {
+                scanner.raise_epoch(epoch);
+            }
+            match scanner.step().map_err(failed)? {
+                Step::SegmentEnd => break,
+                Step::Frame(found) => {
+                    let of_range = (range.offset..range.end()).contains(&found.offset);
+                    if found.kind.is_record() && found.log_id == log && of_range && is_it(&found) {
+                        return Ok(Some(found));
+                    }
+                }
+                Step::Broken(_) => {
+                    let over = self.mounts.over_gap(place);
+                    match if over > place { Some(over) } else { scanner.behind(place).map_err(failed)?.next } {
+                        Some(next) => scanner.go_to(next),
+                        None => break,
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// `head`, or below it so that as many bytes stay as the log is to keep.
+    fn kept(&self, log: LogId, head: u64) -> Result<u64, StoreError> {
+        let (size, policy) = {
+            let store = self.store_policy();
+            let state = self.catalog.lock(log).ok_or(StoreError::NotFound)?;
+            (state.entry.size, store.of(&state.entry))
+        };
+        let most = size.saturating_sub(policy.keep_min);
+        if head <= most { Ok(head) } else { self.boundary(log, most, Side::Begin) }
+    }
+
+    /// A log is to hold at most `bytes`, in whole records, but never fewer than it is to keep: where its head has to be.
+    pub(super) fn head_for(&self, log: LogId, size: u64, bytes: u64) -> Result<u64, StoreError> {
+        let head = self.boundary(log, size.saturating_sub(bytes), Side::End)?;
+        self.kept(log, head)
+    }
+
+    /// The same for records of before `time_ns`.
+    pub(super) fn head_since(&self, log: LogId, time_ns: u64) -> Result<u64, StoreError> {
+        let head = self.offset_at(log, time_ns)?;
+        self.kept(log, head)
+    }
+
+    /// The same for everything below `head`, a boundary.
+    pub(super) fn head_at(&self, log: LogId, head: u64) -> Result<u64, StoreError> {
+        self.kept(log, head)
+    }
+}
