@@ -280,3 +280,22 @@ fn looking_writes_nothing_and_gives_the_same_twice() {
     store.close().unwrap();
     assert!(device.snapshot() == before);
 }
+
+#[test]
+fn a_disk_that_loses_what_a_mount_writes_to_the_superblocks_is_refused() {
+    for (first, fault) in [(0, SimFault::Lost), (1, SimFault::Lost), (0, SimFault::Misdirected(4096))] {
+        for times in 1..=2 {
+            let device = filled(10);
+            device.inject(SimOp::Write, first, times, fault);
+            let error = open(&device).err().expect("a mount on this disk");
+            assert!(matches!(error, OpenError::NotKept { .. }), "{error}");
+            assert_eq!(error.errno(), libc::EIO);
+            let text = error.to_string();
+            assert!(text.contains("the device loses writes") && !text.contains('\n'), "{text}");
+            device.heal();
+            // No frame was written, so a used number does no harm.
+            let store = open(&device).unwrap();
+            assert_eq!(store.log(LOG).unwrap().size, 10 * RECORD as u64);
+        }
+    }
+}

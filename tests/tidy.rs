@@ -329,3 +329,31 @@ fn the_documents_are_there() {
     let missing: Vec<_> = DOCUMENTS.iter().filter(|name| !Path::new(&root().join(name)).is_file()).collect();
     assert!(missing.is_empty(), "missing: {missing:?}");
 }
+
+/// What is wrong with a deliberate bug: it has to say what it breaks and which promise, and to fit today's code.
+fn check_mutant(file: &str, text: &str) -> Vec<String> {
+    let says =
+        |what: &str| text.lines().any(|line| line.strip_prefix(what).is_some_and(|words| !words.trim().is_empty()));
+    let missing = ["# broken: ", "# promise: "].into_iter().filter(|what| !says(what));
+    let mut found: Vec<String> = missing.map(|what| format!("{file}: no line `{what}`")).collect();
+    let mut git = std::process::Command::new("git");
+    git.args(["apply", "--check", "-"]).current_dir(root());
+    git.stdin(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let mut applying = git.spawn().unwrap();
+    std::io::Write::write_all(&mut applying.stdin.take().unwrap(), text.as_bytes()).unwrap();
+    let applied = applying.wait_with_output().unwrap();
+    if !applied.status.success() {
+        found.push(format!("{file}: {}", String::from_utf8_lossy(&applied.stderr).trim_end()));
+    }
+    found
+}
+
+#[test]
+fn every_deliberate_bug_fits_the_code() {
+    let mutants = files("tests/mutants", &[".patch"]);
+    assert!(mutants.len() >= 12, "{} deliberate bugs", mutants.len());
+    none(all(&mutants, check_mutant));
+    let (_, good) = &mutants[0];
+    assert_eq!(check_mutant("x", &good.replace("# broken: ", "# ")).len(), 1);
+    assert_eq!(check_mutant("x", &good.replacen("\n-", "\n-// never there", 1)).len(), 1);
+}

@@ -44,6 +44,11 @@ struct Books {
     goal: Option<Lsn>,
     /// The device flush was started, covering what was written below this.
     flushing: Option<Lsn>,
+    /// How often a buffer was recycled; and how often when CURRENT was to be sealed last.
+    recycled: u64,
+    recycled_at_begin: u64,
+    /// CURRENT is to be sealed as soon as there is one.
+    postponed: bool,
     /// A mark is wanted though nothing else is to be written.
     mark_wanted: bool,
     failed: Option<StoreError>,
@@ -57,7 +62,7 @@ pub struct Action {
     pub answers: Vec<(StableDone, Result<(), StoreError>)>,
     /// Start a device flush; report it by [`Commit::flushed`].
     pub flush: bool,
-    /// Seal CURRENT, also if it has no claims, and tell [`Commit::set_goal`].
+    /// Seal CURRENT, also if it has no claims, and tell [`Commit::set_goal`] or [`Commit::no_current`].
     pub begin: bool,
 }
 
@@ -134,6 +139,34 @@ impl Commit {
         let mut action = Action::default();
         books.goal = Some(goal);
         books.next(&mut action);
+        action
+    }
+
+    /// The flush that `begin` asked for is to cover everything below `goal`, and there is no CURRENT to seal: the ring is
+    /// full. What is sealed was so before the last flush ended, unless its marks tell of that, so that one which does
+    /// has to go with it: else what two flushes wrote could not be told from a torn tail.
+    pub fn no_current(&self, goal: Lsn) -> Action {
+        let mut books = self.books.lock();
+        let mut action = Action::default();
+        if books.failed.is_some() || books.marks.back().is_some_and(|(_, told)| *told >= books.stable) {
+            books.goal = Some(goal);
+            books.next(&mut action);
+        } else if books.recycled > books.recycled_at_begin {
+            books.begin(&mut action);
+        } else {
+            books.postponed = true;
+        }
+        action
+    }
+
+    /// A buffer was recycled: there may be a CURRENT again.
+    pub fn recycled(&self) -> Action {
+        let mut books = self.books.lock();
+        let mut action = Action::default();
+        books.recycled += 1;
+        if std::mem::take(&mut books.postponed) {
+            books.begin(&mut action);
+        }
         action
     }
 
@@ -229,8 +262,13 @@ impl Books {
         if !self.waiters.is_empty() || self.mark_wanted {
             self.busy = true;
             self.mark_wanted = false;
-            action.begin = true;
+            self.begin(action);
         }
+    }
+
+    fn begin(&mut self, action: &mut Action) {
+        self.recycled_at_begin = self.recycled;
+        action.begin = true;
     }
 
     fn fail(&mut self, error: StoreError, action: &mut Action) {

@@ -92,6 +92,17 @@ pub enum OpenError {
         /// What it said.
         error: IoError,
     },
+    /// The device answers writes as done that it has not done.
+    #[error(
+        "{device}: superblock {copy} was written and flushed, and what is read back is something else: the device loses \
+         writes; nothing was appended, copy the store to another device with `llamafs salvage`"
+    )]
+    NotKept {
+        /// The device.
+        device: String,
+        /// The copy, A or B.
+        copy: &'static str,
+    },
     /// No memory.
     #[error("out of memory: {0}")]
     Memory(String),
@@ -106,6 +117,7 @@ impl OpenError {
             Self::BothSuperblocksDamaged { .. } | Self::Damaged { .. } | Self::Truncated { .. } => libc::EUCLEAN,
             Self::TooSmall { .. } => libc::ENOSPC,
             Self::Device { error, .. } => error.errno,
+            Self::NotKept { .. } => libc::EIO,
             Self::Memory(_) => libc::ENOMEM,
         }
     }

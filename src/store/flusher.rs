@@ -17,7 +17,7 @@ use super::placing::{Plan, Prefix, Space};
 use super::types::{StableDone, StoreError};
 use crate::format::{FrameSeed, Lsn, SHORT_FRAME, frame};
 use crate::io::{IoError, QuikIO};
-use crate::ring::{FillInfo, FlushBufferRing, Placement, SealedFill, Stage, Why};
+use crate::ring::{FillInfo, FlushBufferRing, Placement, ReserveError, SealedFill, Stage, Why};
 
 /// The flush ring of a store.
 pub type Ring = FlushBufferRing<Flusher>;
@@ -174,10 +174,14 @@ impl Flusher {
             }
             let Some(ring) = self.ring.get().and_then(Weak::upgrade) else { return };
             // Also without claims: what is sealed already was so before the last flush ended, and its marks don't tell
-            // of that. Refused only by a closed ring or for want of an open buffer: then everything is sealed.
-            let _ = ring.force_seal(Why::Commit);
+            // of that.
+            let sealed = ring.force_seal(Why::Commit);
             let goal = self.space.lock().sealed_end;
-            action = self.commit.set_goal(goal);
+            action = match sealed {
+                Err(ReserveError::RingFull) => self.commit.no_current(goal),
+                // Refused, else, only by a closed ring: then everything is sealed.
+                _ => self.commit.set_goal(goal),
+            };
         }
     }
 
@@ -259,8 +263,10 @@ impl Flusher {
         let action = self.commit.landed(fill.number, result.map_err(|error| self.fail(&error)));
         // A filling whose write failed is never recycled: its bytes stay readable from the ring.
         if written && let Some(ring) = self.ring.get().and_then(Weak::upgrade) {
-            for fill in self.in_order(fill) {
-                ring.recycle(&fill);
+            let fills = self.in_order(fill);
+            fills.iter().for_each(|fill| ring.recycle(fill));
+            if !fills.is_empty() {
+                self.act(self.commit.recycled());
             }
         }
         self.act(action);

@@ -48,11 +48,15 @@ impl Mounts {
 
     /// `lsn`, or the first frame behind it if a mount was cut at or before `lsn` and the next began behind it.
     pub fn over_gap(&self, lsn: Lsn) -> Lsn {
-        let next = self.last_at(lsn).map_or(0, |at| at + 1);
-        match self.entries.get(next) {
+        match self.next_behind(lsn) {
             Some(entry) if entry.cut_lsn <= lsn => entry.first_lsn,
             _ => lsn,
         }
+    }
+
+    /// The next mount behind `lsn`.
+    pub fn next_behind(&self, lsn: Lsn) -> Option<&MountEntry> {
+        self.entries.get(self.last_at(lsn).map_or(0, |at| at + 1))
     }
 
     /// All, for a checkpoint.

@@ -82,7 +82,7 @@ impl LogStructuredStore {
             if unknown != 0 {
                 return Err(OpenError::Features { device: name, features: unknown, hint: ", or mount with `-o ro`" });
             }
-            begin_epoch(&io, &mut superblock, &recovered, clock.now()).map_err(failed)?;
+            begin_epoch(&io, &mut superblock, &recovered, clock.now())?;
         }
         let previous_epoch = recovered.epoch;
         let seed = FrameSeed::new(&superblock.uuid, superblock.epoch);
@@ -179,16 +179,15 @@ fn last_time(superblock: &Superblock, recovered: &Recovered) -> u64 {
 }
 
 /// Make what recovery read stable, and both superblocks tell of the new epoch, before any frame is written in it.
-fn begin_epoch(io: &QuikIO, superblock: &mut Superblock, recovered: &Recovered, now_ns: u64) -> Result<(), IoError> {
-    io.flush_now()?;
+fn begin_epoch(io: &QuikIO, superblock: &mut Superblock, recovered: &Recovered, now_ns: u64) -> Result<(), OpenError> {
+    io.flush_now().map_err(|error| OpenError::Device { device: io.describe(), error })?;
     superblock.epoch += 1;
     superblock.clean = false;
     superblock.feature_incompat |= FEATURE_CLEANING;
     superblock.stable_lsn = recovered.end;
     superblock.end_lsn = 0;
     superblock.mounted_ns = now_ns;
-    superblocks::write_next(io, superblock)?;
-    superblocks::write_next(io, superblock)
+    superblocks::write_both(io, superblock)
 }
 
 /// The bytes of the block that the log ends in, up to the end.

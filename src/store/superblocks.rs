@@ -1,7 +1,8 @@
 //! The two superblock copies: which one counts, and how a new one is written.
 //!
 //! A copy is never written over the newest one, so a torn write leaves the other. A read-write mount writes its epoch
-//! to both before it writes any frame: losing either copy can never bring an epoch back that has been used.
+//! to both before it writes any frame, and reads both back: losing either copy can never bring an epoch back that has
+//! been used, and a device that loses both writes and says nothing is found out before a frame depends on them.
 
 use super::error::OpenError;
 use crate::format::{FORMAT_VERSION, SUPERBLOCK_A, SUPERBLOCK_B, SUPERBLOCK_LEN, Superblock, SuperblockError};
@@ -103,6 +104,23 @@ pub fn write_next(io: &QuikIO, superblock: &mut Superblock) -> Result<(), IoErro
     }
     io.write_all_now(SharedBuffer::from(buffer), 0..len, offset, false)?;
     io.flush_now()
+}
+
+/// Write the next two generations of `superblock` (raising it in place), one over each copy, and see that they are there.
+pub fn write_both(io: &QuikIO, superblock: &mut Superblock) -> Result<(), OpenError> {
+    let failed = |error: IoError| OpenError::Device { device: io.describe(), error };
+    write_next(io, superblock).map_err(failed)?;
+    let before = superblock.clone();
+    write_next(io, superblock).map_err(failed)?;
+    for written in [&before, superblock] {
+        let offset = written.copy_offset();
+        let there = read_block(io, offset).map_err(failed)?;
+        if there.get(..SUPERBLOCK_LEN) != Some(written.encode().as_slice()) {
+            let copy = if offset == SUPERBLOCK_A { "A" } else { "B" };
+            return Err(OpenError::NotKept { device: io.describe(), copy });
+        }
+    }
+    Ok(())
 }
 
 /// The error for an allocation that failed on the way to the device.

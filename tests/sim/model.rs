@@ -101,20 +101,19 @@ impl Model {
         lost
     }
 
-    /// A disk that has lied: the store ends at `end`, and `log` has `size` bytes, whatever was promised.
-    pub fn cut_by_lie(&mut self, end: u64, log: u32, size: u64) {
+    /// A disk that has lied: the store ends at `end`, and `log` has `size` bytes, whatever was promised. What it has more
+    /// than it had is of a mount whose number was used again: `returning` is what the log held then.
+    pub fn cut_by_lie(&mut self, end: u64, log: u32, size: u64, returning: &[Vec<u8>]) {
         self.accepted.split_off(&(end + 1));
         self.durable = self.durable.min(end);
         self.promise(end);
         let known = self.base.logs.entry(log).or_default();
         let before = &self.now.logs[&log].data;
-        assert!(
-            size <= known.data.len().max(before.len()) as u64,
-            "a log of {} bytes has grown to {size}",
-            before.len()
-        );
         if size > known.data.len() as u64 {
-            known.data.clone_from(before);
+            let longer = [before].into_iter().chain(returning).find(|data| data.len() as u64 >= size);
+            let Some(longer) = longer else { panic!("a log of {} bytes has grown to {size}", before.len()) };
+            let more = known.data.len().min(longer.len());
+            known.data.extend_from_slice(&longer[more..]);
         }
         known.data.truncate(size as usize);
         self.now.clone_from(&self.base);

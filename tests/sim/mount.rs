@@ -156,6 +156,7 @@ impl World {
         match opened {
             // What a mount has shown is kept from then on.
             Ok(store) => {
+                self.began(&store);
                 if let (Some(end), false) = (expected, self.facts.lied) {
                     self.model.cut(end);
                     self.facts.recovered = None;
@@ -234,6 +235,7 @@ impl World {
     pub fn mount_quietly(&mut self) {
         let options = self.setup.options();
         let store = LogStructuredStore::open(self.device.clone() as Arc<dyn Device>, options).expect("a fresh store");
+        self.began(&store);
         self.model.cut(store.stats().recovery.end_lsn);
         self.store = Some(store);
     }
@@ -262,6 +264,7 @@ impl World {
                 }
             }
         };
+        self.began(&store);
         let report = store.stats().recovery;
         if self.facts.lied {
             return self.mounted_liar(store, &report);
@@ -372,7 +375,7 @@ impl World {
             assert!(told, "a log has vanished without a word");
             return false;
         };
-        self.model.cut_by_lie(report.end_lsn, LOG, log.size);
+        self.model.cut_by_lie(report.end_lsn, LOG, log.size, &self.returning);
         let size = self.model.log(LOG).data.len() as u64;
         let mut offset = 0;
         while offset < size {

@@ -65,6 +65,12 @@ pub struct World {
     /// No frame was ever written at or behind this LSN by a mount whose frames count.
     pub written_end: u64,
     pub facts: Facts,
+    /// Highest number of a mount.
+    pub epoch: u64,
+    /// The disk may have forgotten what it flushed.
+    flush_lost: bool,
+    /// What the first log held, as often as a mount began with a number that had been used.
+    pub returning: Vec<Vec<u8>>,
     pub trace: bool,
 }
 
@@ -113,6 +119,9 @@ impl World {
             ticked: 0,
             written_end: u64::MAX,
             facts: Facts { all_stable: true, clean: true, ..Facts::default() },
+            epoch: 0,
+            flush_lost: false,
+            returning: Vec::new(),
             trace,
         }
     }
@@ -513,7 +522,19 @@ impl World {
         };
         self.facts.faults = true;
         self.facts.lied |= self.setup.disk == Disk::Lying;
+        self.flush_lost |= (fault, op) == (SimFault::Lost, SimOp::Flush);
         self.device.inject(op, nth, 1, fault);
+    }
+
+    /// A mount has begun. No number is used twice, as both superblocks are flushed and read back: unless the disk forgot
+    /// both flushes while it served reads from its cache, which no reading back can tell.
+    pub fn began(&mut self, store: &LogStructuredStore) {
+        let epoch = store.stats().epoch;
+        if epoch <= self.epoch {
+            assert!(self.flush_lost, "mount {epoch} has a number that was used");
+            self.returning.push(self.model.log(LOG).data.clone());
+        }
+        self.epoch = self.epoch.max(epoch);
     }
 
     /// A frame that is no record was the last.

@@ -69,6 +69,7 @@ impl Image {
         let segments: Vec<SegmentEntry> = live.copied().collect();
         let (uuid, epoch) = (superblock.uuid, superblock.epoch);
         Walker::new(&self.io, self.shape, uuid, epoch, &segments, recovered.end, payloads)
+            .knowing(recovered.replay.mounts.clone())
             .walk(each)
             .map_err(|error| StoreError::Io(error.to_string()))
     }

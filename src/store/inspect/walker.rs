@@ -2,14 +2,15 @@
 //!
 //! What makes this more than reading frame after frame is what a crash left behind a cut: frames that check and are no
 //! part of the log any more. A mount's first frame says where the log before it was cut. With `tail=pad` that frame
-//! lies on the next block, and between the two there may be such frames. Should it be damaged, nothing tells them from
-//! live ones: then what lies between is called damaged too.
+//! lies on the next block, and between the two there may be such frames. Should it be damaged, the mounts that the
+//! checkpoint knows tell where the cut was; of a later mount nothing does, then what lies between is called damaged too.
 
 use std::ops::ControlFlow;
 
-use crate::format::{Lsn, SegmentEntry, SegmentHeader};
+use crate::format::{FrameKind, Lsn, MountEntry, SegmentEntry, SegmentHeader};
 use crate::io::{IoError, QuikIO};
 use crate::store::geometry::Shape;
+use crate::store::mounts::Mounts;
 use crate::store::scan::{Found, Scanner, Step, Was, segment_header};
 
 /// What is in the log, in its order.
@@ -72,6 +73,7 @@ pub struct Walker<'a> {
     uuid: [u8; 16],
     max_epoch: u64,
     segments: &'a [SegmentEntry],
+    mounts: Mounts,
     /// The log ends here.
     end: Lsn,
     scanner: Scanner<'a>,
@@ -92,7 +94,12 @@ impl<'a> Walker<'a> {
     ) -> Self {
         let mut scanner = Scanner::new(io, shape, uuid, max_epoch, payloads);
         scanner.tolerate_errors();
-        Self { io, shape, uuid, max_epoch, segments, end, scanner, held: None }
+        Self { io, shape, uuid, max_epoch, segments, mounts: Mounts::default(), end, scanner, held: None }
+    }
+
+    /// With what is known of the mounts that wrote the frames.
+    pub fn knowing(self, mounts: Mounts) -> Self {
+        Self { mounts, ..self }
     }
 
     /// Report everything, in order, until `each` breaks.
@@ -122,6 +129,16 @@ impl<'a> Walker<'a> {
         let stop = self.end.min(self.scanner.segment_end());
         while self.scanner.place() < stop {
             let place = self.scanner.place();
+            // What a mount has cut is no part of the log, whether it checks or not.
+            let over = self.mounts.over_gap(place);
+            if over > place {
+                let cut = self.mounts.next_behind(place).map_or(place, |mount| mount.cut_lsn);
+                if self.cut(cut, each).is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+                self.scanner.go_to(over.min(self.scanner.segment_end()));
+                continue;
+            }
             let flow = match self.scanner.step()? {
                 Step::Frame(found) => self.frame(found, each),
                 Step::SegmentEnd => break,
@@ -220,6 +237,7 @@ impl<'a> Walker<'a> {
         if let Some(held) = &self.held {
             let flow = match behind.was.as_ref().and_then(|was| was.record.as_ref()) {
                 Some(record) if record.previous_epoch == held.epoch => self.cut(record.cut_lsn, each),
+                _ if newer && let Some(mount) = self.known_behind(held) => self.cut(mount.cut_lsn, each),
                 _ if newer && place < self.shape.segment_end(held.from) => return Ok(self.doubt(to, each)),
                 _ if newer => self.doubt(place, each),
                 _ if to >= held.until => self.release(each),
@@ -234,6 +252,31 @@ impl<'a> Walker<'a> {
             self.held = Some(Held { from: place, device_offset, why, until, epoch, items: Vec::new() });
         }
         Ok(self.report(item, each))
+    }
+
+    /// The mount behind what was kept back, if it is known where it cut.
+    fn known_behind(&self, held: &Held) -> Option<MountEntry> {
+        let mount = *self.mounts.next_behind(held.from)?;
+        let follows = self.mounts.epoch_at(held.from) == Some(held.epoch);
+        (follows && self.tells_its_cut(&mount)).then_some(mount)
+    }
+
+    /// A mount whose first frame was damaged already when it was noted is known from the frame behind it on, and not
+    /// where it cut.
+    fn tells_its_cut(&self, mount: &MountEntry) -> bool {
+        if mount.cut_lsn < mount.first_lsn {
+            return true;
+        }
+        let sequence = self.shape.sequence(mount.first_lsn);
+        let Some(segment) = self.segments.iter().find(|segment| segment.sequence == sequence) else { return false };
+        let mut there = Scanner::new(self.io, self.shape, self.uuid, self.max_epoch, false);
+        there.tolerate_errors();
+        there.enter(mount.first_lsn, segment.physical, mount.epoch);
+        match there.frame_at(mount.first_lsn) {
+            Ok(Ok(found)) => found.kind == FrameKind::Epoch,
+            Ok(Err(_)) => true,
+            Err(_) => false,
+        }
     }
 
     /// Where the mount starts that cut the log at `place`: on the next block, or in the next segment.

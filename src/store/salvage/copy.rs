@@ -190,5 +190,7 @@ fn walk(
     each: &mut dyn FnMut(Item) -> ControlFlow<()>,
 ) -> Result<(), IoError> {
     let end: Lsn = found.end.unwrap_or(Lsn::MAX);
-    Walker::new(io, found.shape, found.uuid, found.max_epoch, segments, end, payloads).walk(each)
+    Walker::new(io, found.shape, found.uuid, found.max_epoch, segments, end, payloads)
+        .knowing(found.mounts.clone())
+        .walk(each)
 }

@@ -8,6 +8,7 @@ use crate::format::{
     SUPERBLOCK_A, SUPERBLOCK_B, SUPERBLOCK_LEN, SegmentHeader, Superblock, checkpoint, frame, segment, superblock,
 };
 use crate::io::QuikIO;
+use crate::store::mounts::Mounts;
 
 /// Bytes read at a time.
 const WINDOW: u64 = 1 << 20;
@@ -48,6 +49,11 @@ impl Clues {
     pub fn checkpoint(&self, uuid: &[u8; 16]) -> Option<&Checkpoint> {
         let of_store = self.checkpoints.iter().map(|(_, checkpoint)| checkpoint);
         of_store.filter(|checkpoint| checkpoint.uuid == *uuid).max_by_key(|checkpoint| checkpoint.generation)
+    }
+
+    /// The mounts that the newest checkpoint knows.
+    pub fn mounts(&self, uuid: &[u8; 16]) -> Mounts {
+        self.checkpoint(uuid).map(|checkpoint| Mounts::restore(checkpoint.mounts.clone())).unwrap_or_default()
     }
 
     /// The logs and directories that the newest checkpoint knows.

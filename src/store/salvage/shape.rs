@@ -10,6 +10,7 @@ use crate::format::{
 };
 use crate::io::QuikIO;
 use crate::store::geometry::Shape;
+use crate::store::mounts::Mounts;
 use crate::store::scan::Scanner;
 
 /// Mounts later than any that is known of, that are still looked for.
@@ -28,6 +29,8 @@ pub struct Found {
     pub shape: Shape,
     /// No mount had a higher number.
     pub max_epoch: u64,
+    /// The mounts that wrote the frames, as the newest checkpoint knows them.
+    pub mounts: Mounts,
     /// Exact end of the log, if it was unmounted cleanly.
     pub end: Option<Lsn>,
     /// What this is known from.
@@ -59,6 +62,7 @@ fn of_superblock(io: &QuikIO, superblock: &Superblock, clues: &Clues, why: &str)
         uuid: superblock.uuid,
         shape: Shape { segments, ..shape },
         max_epoch: superblock.epoch.max(epochs(clues, &superblock.uuid)),
+        mounts: clues.mounts(&superblock.uuid),
         end: superblock.clean.then_some(superblock.end_lsn),
         notes: vec![why.to_owned()],
     }
@@ -80,7 +84,15 @@ fn found(io: &QuikIO, clues: &Clues, uuid: [u8; 16], segment_size: u64, block: u
     let max_record = (segment_size.saturating_sub(block) as usize).min(MAX_PAYLOAD);
     let shape = Shape { segment_size, block, data_start, segments: u32::try_from(segments).ok()?, max_record };
     let max_epoch = epochs(clues, &uuid).saturating_add(EPOCHS_AHEAD);
-    sane.then(|| Found { uuid, shape, max_epoch, end: None, notes: vec!["both superblocks are lost".to_owned()] })
+    let mounts = clues.mounts(&uuid);
+    sane.then(|| Found {
+        uuid,
+        shape,
+        max_epoch,
+        mounts,
+        end: None,
+        notes: vec!["both superblocks are lost".to_owned()],
+    })
 }
 
 /// Every header tells the size of segments, and with its place where the first one is. Most of them agree, whatever

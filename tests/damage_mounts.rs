@@ -1,0 +1,80 @@
+//! Damage to a record and to the first frame of a mount behind it: what lies between the two is not lost with them.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic, also in its helpers")]
+
+mod damaged;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use damaged::*;
+use llamafs::io::SimDevice;
+use llamafs::store::{FrameInfo, Tail};
+
+/// Mounts of the store.
+const LIVES: u64 = 4;
+/// Records of each: a few to a block.
+const RECORDS: u64 = 8;
+const LONGEST: u64 = 500;
+
+/// A store in one segment, of mounts that ended in a power loss, but for the last; and its bytes.
+fn lived(tail: Tail, seed: u64) -> (Arc<SimDevice>, Vec<u8>) {
+    let mut device = device(2 << 20);
+    for life in 0..LIVES {
+        let store = open(&device, tail).unwrap();
+        for number in 0..RECORDS {
+            let lsn = append(&store, &record(seed * 1000 + life * 100 + number, LONGEST)).unwrap();
+            if number % 3 == 0 {
+                store.make_stable_now(lsn).unwrap();
+            }
+        }
+        if life + 1 == LIVES {
+            store.close().unwrap();
+        } else {
+            store.make_stable(store.log(LOG).unwrap().end_lsn, Box::new(|_| {}));
+            let crashed = Arc::new(device.crash(seed * 10 + life));
+            std::mem::forget(store);
+            device = crashed;
+        }
+    }
+    let (bytes, gaps) = cat(&device);
+    assert_eq!(gaps, Vec::new());
+    (device, bytes)
+}
+
+/// More than one bit of its header: nothing tells what it was.
+fn spoil(device: &SimDevice, frame: &FrameInfo) {
+    device.corrupt(frame.device_offset + 5, 0x55);
+    device.corrupt(frame.device_offset + 9, 0x55);
+}
+
+fn place(frame: &FrameInfo) -> Range<u64> {
+    frame.offset..frame.offset + frame.len
+}
+
+#[test]
+fn a_damaged_record_and_a_damaged_first_frame_of_a_mount_cost_that_record_alone() {
+    let mut pairs = 0;
+    for (tail, seed) in [Tail::Rewrite, Tail::Pad].into_iter().flat_map(|tail| (0..6).map(move |seed| (tail, seed))) {
+        let (whole, written) = lived(tail, seed);
+        let all = frames(&whole);
+        for mount in all.iter().filter(|frame| frame.kind == "EPOC") {
+            for hit in all.iter().filter(|frame| frame.kind == "DATA" && frame.lsn < mount.lsn) {
+                pairs += 1;
+                let what = format!("{tail:?} seed {seed}: record at {:#x}, mount at {:#x}", hit.lsn, mount.lsn);
+                let device = fork(&whole);
+                spoil(&device, hit);
+                spoil(&device, mount);
+                let lost = place(hit);
+                for (how, (bytes, gaps)) in [("cat", cat(&device)), ("salvage", salvaged(&device))] {
+                    same_but_for_gaps(&bytes, &gaps, &written, &format!("{what}: {how}"));
+                    let missing: Vec<_> = gaps.iter().map(|gap| gap.offset..gap.offset + gap.len).collect();
+                    assert_eq!(missing, std::slice::from_ref(&lost), "{what}: {how}");
+                }
+                let report = check(&device);
+                let found: Vec<u64> = report.damage.iter().map(|finding| finding.lsn).collect();
+                assert_eq!(found, [hit.lsn, mount.lsn], "{what}: {:#?}", report.damage);
+            }
+        }
+    }
+    assert!(pairs > 300, "{pairs}");
+}
