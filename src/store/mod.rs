@@ -9,13 +9,14 @@
 //! - `catalog`, `table`, `tree`, `index`, `segments`, `mounts`, `geometry`: what a running store knows
 //! - `changes`, `nodes`: changes of the catalog, and questions to it
 //! - `append`, `placing`, `flusher`, `commit`, `keeper`: from an append to stable media
-//! - `read`, `reads`, `walk`, `chunks`: back again
+//! - `read`, `reads`, `walk`, `chunks`, `blockwise`: back again
 //! - `close`, `stats`: the end, and figures
 //! - `behind`: what a broken frame was, and where the log goes on
 //! - `inspect`, `salvage`: offline: looking, checking, repairing; getting out what is left
 
 mod append;
 mod behind;
+mod blockwise;
 mod catalog;
 mod changes;
 mod checkpoints;
