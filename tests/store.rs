@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use llamafs::io::{Device, SimDevice};
-use llamafs::store::{FormatOptions, LogStructuredStore, StoreError, StoreOptions, Tail};
+use llamafs::store::{AppendAt, Appended, FormatOptions, Image, LogStructuredStore, StoreError, StoreOptions, Tail};
 
 const LOG: u32 = 1;
 
@@ -40,7 +40,7 @@ fn record(number: u64) -> Vec<u8> {
 
 fn append(store: &Arc<LogStructuredStore>, data: &[u8]) -> Result<u64, StoreError> {
     loop {
-        match store.try_append(LOG, data, llamafs::store::AppendAt::End) {
+        match store.try_append(LOG, data, AppendAt::End) {
             Err(StoreError::WouldBlock) => {
                 store.poll(true);
             }
@@ -208,4 +208,86 @@ fn every_reader_is_answered_however_many_there_are_at_once() {
     }
     while store.poll(true) > 0 {}
     assert_eq!(answered.load(std::sync::atomic::Ordering::SeqCst), asked);
+}
+
+#[test]
+fn an_append_comes_behind_what_its_thread_queued_before() {
+    let device = made(32 << 20);
+    let store = open(&device, Tail::Rewrite);
+    // Its own threads make room, at any moment.
+    store.start();
+    let mut waited = 0;
+    for number in 0..2000 {
+        let (sender, queued) = std::sync::mpsc::channel();
+        for _ in 0..4 {
+            let sender = sender.clone();
+            let done = Box::new(move |result: Result<Appended, StoreError>| {
+                sender.send(result.unwrap().offset).unwrap();
+            });
+            store.append_later(LOG, vec![number as u8; 3000], AppendAt::End, done);
+        }
+        drop(sender);
+        waited += u64::from(store.deferred() > 0);
+        let last = store.append(LOG, b"last").unwrap().offset;
+        assert!(queued.iter().all(|offset| offset < last), "round {number}: an append has overtaken those before it");
+    }
+    assert!(waited > 100, "{waited}");
+    store.close().unwrap();
+}
+
+#[test]
+fn a_sector_that_cannot_be_read_costs_the_records_in_it_alone() {
+    let device = made(4 << 20);
+    let store = open(&device, Tail::Rewrite);
+    let mut records = Vec::new();
+    let mut offset = 0;
+    for number in 0..600 {
+        let data = record(number);
+        append(&store, &data).unwrap();
+        records.push((offset, data.clone()));
+        offset += data.len() as u64;
+    }
+    store.close().unwrap();
+    let mut places = std::collections::BTreeMap::new();
+    let image = Image::open(device.clone() as Arc<dyn Device>).unwrap();
+    let each = &mut |frame: &llamafs::store::FrameInfo| {
+        if frame.kind == "DATA" {
+            places.insert(frame.offset, frame.device_offset..frame.device_offset + frame.total);
+        }
+        std::ops::ControlFlow::Continue(())
+    };
+    image.for_each_frame(false, each).unwrap();
+    // What a read asks for, and what can be lost: a block.
+    let blocks = [3, 40, 41, 150].map(|number| {
+        let start = places.values().nth(number).unwrap().start;
+        start - start % 4096..start - start % 4096 + 4096
+    });
+    for block in &blocks {
+        device.bad_sectors(block.start + 512..block.start + 513);
+    }
+    let lost = |at: u64| blocks.iter().any(|block| block.start < places[&at].end && places[&at].start < block.end);
+    let store = open(&device, Tail::Rewrite);
+    let (mut whole, mut missing) = (0, 0);
+    for (offset, data) in &records {
+        match store.read_now(LOG, *offset, data.len()) {
+            Ok(bytes) => {
+                assert!(bytes == *data, "record at {offset}");
+                whole += 1;
+            }
+            Err(error) => {
+                assert!(lost(*offset), "record at {offset}: {error}");
+                assert!(error.to_string().contains("read of"), "{error}");
+                missing += 1;
+            }
+        }
+    }
+    assert!(missing >= 4 && whole > 570, "{whole} whole, {missing} missing");
+    // The whole of it in order, as `cat` reads it: nothing is skipped in silence, nothing is lost for ever.
+    device.heal();
+    for (offset, data) in &records {
+        assert!(store.read_now(LOG, *offset, data.len()).as_ref() == Ok(data), "record at {offset}");
+    }
+    device.bad_sectors(0..u64::MAX);
+    let error = store.read_now(LOG, records[300].0, 100).unwrap_err();
+    assert!(error.to_string().contains("read of"), "{error}");
 }

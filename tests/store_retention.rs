@@ -166,7 +166,7 @@ fn a_record_is_found_by_its_time_in_any_segment() {
     // Others may move the clock between an append and our look at it: the record's time is not after what we saw.
     for n in [0usize, 1, 57, 58, 150, 298] {
         let at = store.offset_at(LOG, times[n] + 1).unwrap();
-        assert!(at <= (n as u64 + 1) * 1000 && at % 1000 == 0, "{at} for record {n}");
+        assert!(at <= (n as u64 + 1) * 1000 && at.is_multiple_of(1000), "{at} for record {n}");
         let before = store.offset_at(LOG, if n == 0 { 0 } else { times[n - 1] + 1 }).unwrap();
         assert!(before <= at && before <= n as u64 * 1000);
     }

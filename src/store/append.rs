@@ -11,6 +11,7 @@ use super::placing::TRAILER;
 use super::ranges::Record;
 use super::types::{AppendAt, AppendDone, Appended, Change, ChangeDone, Changed, LogId, StableDone, StoreError};
 use crate::format::{FrameHead, Kind, MAX_OFFSET, catalog::FLAG_MTIME_SET, frame, frame_len};
+use crate::io::try_copy;
 use crate::ring::ReserveError;
 
 /// What found the ring full.
@@ -66,6 +67,12 @@ impl LogStructuredStore {
     pub fn append(&self, log: LogId, data: &[u8]) -> Result<Appended, StoreError> {
         self.check_open()?;
         loop {
+            if self.deferred_count.load(Ordering::Relaxed) > 0 {
+                if self.flusher.full.load(Ordering::Relaxed) && self.can_make_room() {
+                    self.reclaim_now();
+                }
+                return self.append_in_turn(log, data);
+            }
             match self.append_record(log, data, AppendAt::End) {
                 // On a store whose threads are not started, this thread takes the completions that make room.
                 Err(StoreError::WouldBlock) if self.io.poll(true) > 0 => {}
@@ -75,6 +82,14 @@ impl LogStructuredStore {
                 result => return result,
             }
         }
+    }
+
+    /// Behind those that wait for room already: one of them may be of this very thread.
+    fn append_in_turn(&self, log: LogId, data: &[u8]) -> Result<Appended, StoreError> {
+        let data = try_copy(data).ok_or(StoreError::Memory)?;
+        let (sender, receiver) = std::sync::mpsc::channel();
+        self.append_later(log, data, AppendAt::End, Box::new(move |result| drop(sender.send(result))));
+        self.wait_for(&receiver)
     }
 
     /// Append `data` to `log` as one record; never waits: [`StoreError::WouldBlock`] while the ring is full.

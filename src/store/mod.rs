@@ -9,7 +9,7 @@
 //! - `catalog`, `table`, `tree`, `index`, `segments`, `mounts`, `geometry`: what a running store knows
 //! - `changes`, `nodes`: changes of the catalog, and questions to it
 //! - `append`, `placing`, `flusher`, `commit`, `keeper`: from an append to stable media
-//! - `read`, `reads`, `walk`, `chunks`: back again
+//! - `read`, `reads`, `walk`, `chunks`, `blockwise`: back again
 //! - `summaries`, `cleaner`, `reclaim`: full segments summed up, emptied and let go; `ranges`: where each log lies
 //! - `trim`, `retention`: the old ends of logs are let go, by hand and by rule
 //! - `grow`: more segments
@@ -20,6 +20,7 @@
 mod append;
 mod audit;
 mod behind;
+mod blockwise;
 mod catalog;
 mod changes;
 mod checkpoints;

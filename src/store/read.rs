@@ -3,7 +3,10 @@
 //! A read walks frames from the nearest known point at or below its offset. What is still in the ring is copied from
 //! there; what has been written is read from the device, asynchronously: nobody waits for it.
 
+use std::ops::Range;
+
 use super::LogStructuredStore;
+use super::blockwise::Around;
 use super::types::{LogId, OnError, ReadDone, StoreError};
 use crate::format::frame::{decode, peek};
 use crate::format::{FRAME_HEADER, Frame, FrameSeed, Lsn, frame_len};
@@ -15,6 +18,12 @@ pub const CHUNK: u64 = 1 << 20;
 const SLACK: u64 = 8 << 10;
 /// Header of a long frame, in bytes of the log.
 const HEADER: u64 = FRAME_HEADER as u64;
+
+/// Chunks with something in them that can't be read, that one read passes over: bounds what a device costs that reads
+/// hardly anything any more.
+const MAX_UNREADABLE: u32 = 16;
+/// So many of them counts one in which nothing can be read.
+const ALL_OF_IT: u32 = 4;
 
 /// A read under way.
 pub(super) struct Job {
@@ -43,6 +52,8 @@ pub(super) struct Job {
     pub damage: Option<String>,
     /// Places behind damage that may be frames and were longer than what was read.
     pub guesses: u32,
+    /// Chunks of which the device could not read some; it may the next time.
+    pub unreadable: u32,
     done: ReadDone,
 }
 
@@ -100,6 +111,7 @@ impl LogStructuredStore {
             sequential,
             damage: None,
             guesses: 0,
+            unreadable: 0,
             done,
         });
     }
@@ -158,6 +170,7 @@ impl LogStructuredStore {
                     continue;
                 }
                 if job.out.is_empty()
+                    && job.unreadable == 0
                     && let Some(mut log) = self.catalog.lock(job.log)
                 {
                     log.lost = Some(job.offset..job.range_end);
@@ -270,22 +283,52 @@ impl LogStructuredStore {
             let others = self.reads.give_up(number);
             return std::iter::once(job).chain(others).for_each(|job| job.finish(Err(StoreError::Memory)));
         };
+        let until = end.min(written.max(job.lsn));
         let me = self.me.clone();
         let done = move |result: Result<Buffer, IoError>| {
             let Some(store) = me.upgrade() else { return job.finish(Err(StoreError::Closed)) };
-            let until = end.min(written.max(job.lsn));
-            let next = match result {
-                Err(error) => Next::Finish(Err(StoreError::Io(error.to_string()))),
-                Ok(buffer) => store.check_chunk(&mut job, buffer, base, until),
-            };
-            // The others first: what they wait for is in the cache now.
-            store.landed(number);
-            match next {
-                Next::Finish(result) => job.finish(result),
-                Next::Again => store.drive(job),
+            match result {
+                Ok(buffer) => {
+                    let next = store.check_chunk(&mut job, buffer, base, until);
+                    store.after_read(number, job, next);
+                }
+                Err(_) => store.ask_around(number, job, base..end, until, offset),
             }
         };
         self.io.read(buffer, len, offset, Box::new(done));
+    }
+
+    /// What was asked for at once can't be read: block by block, then.
+    fn ask_around(&self, number: u64, mut job: Job, lsns: Range<Lsn>, until: Lsn, offset: u64) {
+        let len = (lsns.end - lsns.start) as usize;
+        let Ok(buffer) = self.io.buffer(len) else {
+            return self.after_read(number, job, Next::Finish(Err(StoreError::Memory)));
+        };
+        let me = self.me.clone();
+        let done = move |around: Around| {
+            let Some(store) = me.upgrade() else { return job.finish(Err(StoreError::Closed)) };
+            if let Some(error) = around.error {
+                job.unreadable += if around.all_lost { ALL_OF_IT } else { 1 };
+                if job.unreadable > MAX_UNREADABLE {
+                    let failed = Next::Finish(Err(StoreError::Io(error.to_string())));
+                    return store.after_read(number, job, failed);
+                }
+                job.damage.get_or_insert_with(|| error.to_string());
+            }
+            let next = store.check_chunk(&mut job, around.buffer, lsns.start, until);
+            store.after_read(number, job, next);
+        };
+        self.read_blockwise(buffer, len, offset, Box::new(done));
+    }
+
+    /// A read of the device is over: go on with its job.
+    fn after_read(&self, number: u64, job: Job, next: Next) {
+        // The others first: what they wait for is in the cache now.
+        self.landed(number);
+        match next {
+            Next::Finish(result) => job.finish(result),
+            Next::Again => self.drive(job),
+        }
     }
 
     /// A read of the device is over: who waited for it, or for its place, goes on.

@@ -11,8 +11,9 @@ use crate::sync::{Condvar, Mutex};
 
 use super::LogStructuredStore;
 use super::cleaner::{CHEAP_PERCENT, WORTH_PERCENT};
+use super::segments::Segment;
 use super::types::StoreError;
-use crate::format::Lsn;
+use crate::format::{Lsn, Summarised};
 
 /// Free segments beyond the reserve below which room is made before anybody needs it.
 const LOW: u64 = 2;
@@ -139,7 +140,13 @@ impl LogStructuredStore {
         let gain = {
             let space = self.flusher.space();
             let table = &space.table;
-            table.retired_count() > 0 || table.dead(Lsn::MAX).next().is_some() || table.to_sum_up(Lsn::MAX)
+            // What has no summary yet is known by what was let go of it; a store of few segments has no room for more.
+            let worth = self.shape.segment_size * (100 - WORTH_PERCENT) / 100;
+            let unknown = |segment: &Segment| {
+                !matches!(segment.summary, Summarised::At { .. }) && !segment.too_many && segment.let_go >= worth
+            };
+            let unknown = table.reserve() > 0 && table.full(Lsn::MAX).any(unknown);
+            unknown || table.retired_count() > 0 || table.dead(Lsn::MAX).next().is_some()
         };
         gain || self.can_drop_oldest() || self.can_clean()
     }

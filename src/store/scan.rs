@@ -25,7 +25,7 @@ const SMALL_FRAME: u64 = 4096;
 const EPOCHS_TRIED: usize = 1024;
 
 /// What stands for a byte that can't be read: no frame begins like this.
-const UNREADABLE: u8 = 0xff;
+pub(super) const UNREADABLE: u8 = 0xff;
 
 /// A frame that checked.
 #[derive(Debug, Clone)]

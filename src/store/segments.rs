@@ -28,6 +28,8 @@ pub struct Segment {
     pub summary: Summarised,
     /// It holds more ranges than a summary can list.
     pub too_many: bool,
+    /// Bytes of its frames that were let go since the mount.
+    pub let_go: u64,
 }
 
 /// A segment that nothing in the log is in any more.
@@ -255,6 +257,7 @@ impl SegmentTable {
     pub fn ends(&mut self, range: &Range) {
         if let Some(segment) = self.live.get_mut(&self.shape.sequence(range.lsn)) {
             segment.ranges = segment.ranges.saturating_sub(1);
+            segment.let_go += u64::from(range.bytes);
             if range.counted {
                 segment.live_bytes = segment.live_bytes.saturating_sub(u64::from(range.bytes));
             }
@@ -267,6 +270,10 @@ impl SegmentTable {
             match change {
                 Change::Begins(range) => {
                     self.begins(log, self.shape.sequence(range.lsn));
+                    // It took the place of one that ended here, in whole or in part.
+                    if let Some(segment) = self.live.get_mut(&self.shape.sequence(range.lsn)) {
+                        segment.let_go = segment.let_go.saturating_sub(u64::from(range.bytes));
+                    }
                     if range.counted {
                         self.count(range);
                     }
@@ -313,6 +320,6 @@ impl SegmentTable {
 
 impl Segment {
     fn new(entry: SegmentEntry) -> Self {
-        Self { entry, ranges: 0, live_bytes: 0, logs: Vec::new(), summary: Summarised::No, too_many: false }
+        Self { entry, ranges: 0, live_bytes: 0, logs: Vec::new(), summary: Summarised::No, too_many: false, let_go: 0 }
     }
 }

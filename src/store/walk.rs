@@ -154,7 +154,9 @@ impl LogStructuredStore {
                 if frame.offset > job.offset {
                     let lost = job.lost("it was damaged");
                     if let Some(mut log) = self.catalog.lock(job.log) {
-                        log.lost = Some(job.offset..frame.offset);
+                        if job.unreadable == 0 {
+                            log.lost = Some(job.offset..frame.offset);
+                        }
                         log.remember(frame.offset, job.lsn);
                     }
                     return Next::Finish(if job.out.is_empty() { Err(StoreError::Io(lost)) } else { Ok(()) });
