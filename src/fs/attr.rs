@@ -12,6 +12,8 @@ use crate::store::types::{AttrChange, Change, Changed, LogInfo, NodeInfo, NodeKi
 
 /// How long the kernel may keep what never changes while mounted.
 const FIXED: Duration = Duration::from_secs(60);
+/// Nothing is written in the tree of what is retained.
+const WRITE_BITS: u32 = 0o222;
 /// Permission bits.
 const MODE_BITS: u32 = 0o7777;
 
@@ -26,6 +28,12 @@ pub fn attr(inner: &Inner, node: Node) -> Result<Attr, Errno> {
         Node::File(ControlFile::Device) => {
             let mut attr = fixed(inner, node, Kind::File, device_mode(inner), 1, inner.store.device_bytes());
             attr.valid = Duration::ZERO;
+            Ok(attr)
+        }
+        Node::Retained(id) => Ok(retained_attr(inner, &inner.store.log(id).ok_or(Errno::ESTALE)?)),
+        Node::RetainedDirectory(id) => {
+            let mut attr = directory_attr(&inner.store.node(id).ok_or(Errno::ESTALE)?);
+            (attr.ino, attr.mode, attr.nlink) = (node.ino(), attr.mode & !WRITE_BITS, 2);
             Ok(attr)
         }
         Node::File(_) => Ok(fixed(inner, node, Kind::File, 0o444, 1, 0)),
@@ -73,6 +81,13 @@ fn fixed(inner: &Inner, node: Node, kind: Kind, mode: u32, nlink: u32, size: u64
         btime_ns: inner.mounted_ns,
         valid: FIXED,
     }
+}
+
+/// A log as it is kept: what lies below its head is no part of it.
+fn retained_attr(inner: &Inner, info: &LogInfo) -> Attr {
+    let whole = log_attr(inner, info);
+    let size = whole.size.saturating_sub(info.head);
+    Attr { ino: Node::Retained(info.id).ino(), mode: whole.mode & !WRITE_BITS, nlink: 1, size, ..whole }
 }
 
 fn log_attr(inner: &Inner, info: &LogInfo) -> Attr {
@@ -131,7 +146,9 @@ impl LlamaFs {
             Some(Node::Log(id)) => (id, NodeKind::Log),
             Some(Node::Directory(id)) => (id, NodeKind::Directory),
             Some(Node::Root) => (ROOT_ID, NodeKind::Directory),
-            Some(Node::Control | Node::File(_)) => return reply.send(Err(Errno::EPERM)),
+            Some(Node::Control | Node::File(_) | Node::Retained(_) | Node::RetainedDirectory(_)) => {
+                return reply.send(Err(Errno::EPERM));
+            }
             None => return reply.send(Err(Errno::ENOENT)),
         };
         let change = match change(&set, kind) {
@@ -160,7 +177,11 @@ impl LlamaFs {
     /// `access`, where the kernel asks: it checks the bits itself under `default_permissions`.
     pub fn access(&self, ino: u64, mask: i32) -> Result<(), Errno> {
         match Node::of(ino).ok_or(Errno::ENOENT)? {
-            Node::Control | Node::File(_) if mask & libc::W_OK != 0 => Err(Errno::EACCES),
+            Node::Control | Node::File(_) | Node::Retained(_) | Node::RetainedDirectory(_)
+                if mask & libc::W_OK != 0 =>
+            {
+                Err(Errno::EACCES)
+            }
             _ => Ok(()),
         }
     }

@@ -2,18 +2,19 @@
 
 use std::time::Duration;
 
-use super::inode::{CONTROL_NAME, ControlFile, Node};
+use super::inode::{CONTROL_NAME, ControlFile, Node, RETAINED_NAME};
 use super::types::{Attr, Entry, Errno, Kind};
 use super::{LlamaFs, attr, changes};
-use crate::store::types::{NodeId, NodeKind};
+use crate::store::types::{NodeId, NodeKind, ROOT_ID};
 
 /// How long the kernel may keep a name: only its own calls change names.
 pub const NAME_VALID: Duration = Duration::from_secs(60);
 /// Longest name, as everywhere in Linux.
 const NAME_MAX: usize = 255;
-/// Places in a directory: behind `.`, behind `..`, behind the node with id n (this and n), behind `/.llamafs`.
+/// Places in a directory: behind `.`, behind `..`, behind `/.llamafs/retained`, behind the node with id n (this and n), behind `/.llamafs`.
 const BEHIND_SELF: u64 = 1;
 const BEHIND_PARENT: u64 = 2;
+const BEHIND_RETAINED: u64 = 3;
 const BEHIND_NODE: u64 = 0x100;
 const BEHIND_CONTROL: u64 = 1 << 40;
 /// Names taken from the store at a time: its tree is held still meanwhile.
@@ -27,6 +28,14 @@ impl LlamaFs {
         }
         let node = match Node::of(parent).ok_or(Errno::ENOENT)? {
             Node::Root if name == CONTROL_NAME => Node::Control,
+            Node::Control if name == RETAINED_NAME => Node::RetainedDirectory(ROOT_ID),
+            Node::RetainedDirectory(id) => {
+                let found = self.inner.store.lookup(id, name)?;
+                if found.kind == NodeKind::Log {
+                    self.inner.logs.insert(&found);
+                }
+                Node::in_retained(found.id, found.kind)
+            }
             Node::Control => {
                 let file = ControlFile::ALL.into_iter().find(|file| file.name().as_bytes() == name);
                 Node::File(file.ok_or(Errno::ENOENT)?)
@@ -47,14 +56,14 @@ impl LlamaFs {
     /// also when its name is gone. False: it is gone already.
     pub fn remember(&self, ino: u64) -> bool {
         match Node::of(ino) {
-            Some(Node::Log(id)) => self.inner.logs.get(id).is_some_and(|log| log.know()),
+            Some(Node::Log(id) | Node::Retained(id)) => self.inner.logs.get(id).is_some_and(|log| log.know()),
             _ => true,
         }
     }
 
     /// The kernel has forgotten an inode that it was told of so many times.
     pub fn forget(&self, ino: u64, times: u64) {
-        if let Some(Node::Log(id)) = Node::of(ino)
+        if let Some(id) = Node::of(ino).and_then(Node::log)
             && self.inner.logs.get(id).is_some_and(|log| log.unknow(times))
         {
             changes::forget(&self.inner, id);
@@ -65,8 +74,10 @@ impl LlamaFs {
     pub fn opendir(&self, ino: u64) -> Result<(), Errno> {
         match Node::of(ino).ok_or(Errno::ENOENT)? {
             Node::Root | Node::Control => Ok(()),
-            Node::Directory(id) => self.inner.store.node(id).map(drop).ok_or(Errno::ESTALE),
-            Node::Log(_) | Node::File(_) => Err(Errno::ENOTDIR),
+            Node::Directory(id) | Node::RetainedDirectory(id) => {
+                self.inner.store.node(id).map(drop).ok_or(Errno::ESTALE)
+            }
+            Node::Log(_) | Node::File(_) | Node::Retained(_) => Err(Errno::ENOTDIR),
         }
     }
 
@@ -80,17 +91,29 @@ impl LlamaFs {
                 Some(info) => Node::in_store(info.parent, NodeKind::Directory),
                 None => return Ok(()),
             },
+            Node::RetainedDirectory(ROOT_ID) => Node::Control,
+            Node::RetainedDirectory(id) => match self.inner.store.node(id) {
+                Some(info) => Node::in_retained(info.parent, NodeKind::Directory),
+                None => return Ok(()),
+            },
             Node::Root | Node::Control => Node::Root,
-            Node::Log(_) | Node::File(_) => return Err(Errno::ENOTDIR),
+            Node::Log(_) | Node::File(_) | Node::Retained(_) => return Err(Errno::ENOTDIR),
         };
         for (next, ino, name) in [(BEHIND_SELF, ino, b".".to_vec()), (BEHIND_PARENT, parent.ino(), b"..".to_vec())] {
             if next > from && add(&Entry { ino, next, kind: Kind::Directory, name }) {
                 return Ok(());
             }
         }
+        if let Node::RetainedDirectory(id) = node {
+            return self.list(node, id, from, add);
+        }
         match node.directory() {
             Some(id) => self.list(node, id, from, add),
             None => {
+                let (ino, name) = (Node::RetainedDirectory(ROOT_ID).ino(), RETAINED_NAME.to_vec());
+                if from < BEHIND_RETAINED && add(&Entry { ino, next: BEHIND_RETAINED, kind: Kind::Directory, name }) {
+                    return Ok(());
+                }
                 for file in ControlFile::ALL {
                     let ino = Node::File(file).ino();
                     if ino > from && add(&Entry { ino, next: ino, kind: Kind::File, name: file.name().into() }) {
@@ -110,11 +133,15 @@ impl LlamaFs {
             let Some(last) = batch.last() else { break };
             after = last.id;
             for listed in batch {
-                if node == Node::Root && *listed.name == *CONTROL_NAME {
+                if [Node::Root, Node::RetainedDirectory(ROOT_ID)].contains(&node) && *listed.name == *CONTROL_NAME {
                     continue;
                 }
+                let listed_node = match node {
+                    Node::RetainedDirectory(_) => Node::in_retained(listed.id, listed.kind),
+                    _ => Node::in_store(listed.id, listed.kind),
+                };
                 let entry = Entry {
-                    ino: Node::in_store(listed.id, listed.kind).ino(),
+                    ino: listed_node.ino(),
                     next: BEHIND_NODE + u64::from(listed.id),
                     kind: if listed.kind == NodeKind::Directory { Kind::Directory } else { Kind::File },
                     name: listed.name.to_vec(),

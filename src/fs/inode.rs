@@ -11,6 +11,12 @@ const FIRST_LOG: u64 = 0x100;
 const FIRST_DIRECTORY: u64 = 1 << 33;
 /// `/.llamafs`; its files follow.
 const CONTROL: u64 = 1 << 40;
+/// The inode number of a log in `/.llamafs/retained` is this and its id.
+const FIRST_RETAINED: u64 = 1 << 41;
+/// The same of a directory, the root's id among them.
+const FIRST_RETAINED_DIRECTORY: u64 = 1 << 42;
+/// Name of the tree of logs that begin at their heads.
+pub const RETAINED_NAME: &[u8] = b"retained";
 /// Name of the control directory.
 pub const CONTROL_NAME: &[u8] = b".llamafs";
 
@@ -55,6 +61,10 @@ pub enum Node {
     Control,
     /// A file in it.
     File(ControlFile),
+    /// A log as it is kept: it begins at its head.
+    Retained(LogId),
+    /// A directory of such logs; the root's id for `/.llamafs/retained` itself.
+    RetainedDirectory(NodeId),
 }
 
 impl Node {
@@ -62,6 +72,12 @@ impl Node {
     pub fn of(ino: u64) -> Option<Self> {
         if ino == ROOT {
             return Some(Self::Root);
+        }
+        if let Some(above) = ino.checked_sub(FIRST_RETAINED_DIRECTORY) {
+            return NodeId::try_from(above).ok().filter(|id| *id != 0).map(Self::RetainedDirectory);
+        }
+        if let Some(above) = ino.checked_sub(FIRST_RETAINED) {
+            return NodeId::try_from(above).ok().filter(|id| ![0, ROOT_ID].contains(id)).map(Self::Retained);
         }
         if let Some(above) = ino.checked_sub(CONTROL) {
             return match above.checked_sub(1) {
@@ -87,7 +103,23 @@ impl Node {
         match self {
             Self::Root => Some(ROOT_ID),
             Self::Directory(id) => Some(id),
-            Self::Log(_) | Self::Control | Self::File(_) => None,
+            Self::Log(_) | Self::Control | Self::File(_) | Self::Retained(_) | Self::RetainedDirectory(_) => None,
+        }
+    }
+
+    /// The node of a log or directory of the store in the tree of what is retained.
+    pub fn in_retained(id: NodeId, kind: NodeKind) -> Self {
+        match kind {
+            NodeKind::Directory => Self::RetainedDirectory(id),
+            NodeKind::Log => Self::Retained(id),
+        }
+    }
+
+    /// The store's id of a log.
+    pub fn log(self) -> Option<LogId> {
+        match self {
+            Self::Log(id) | Self::Retained(id) => Some(id),
+            _ => None,
         }
     }
 
@@ -99,6 +131,8 @@ impl Node {
             Self::Directory(id) => FIRST_DIRECTORY + u64::from(id),
             Self::Control => CONTROL,
             Self::File(file) => CONTROL + 1 + file as u64,
+            Self::Retained(id) => FIRST_RETAINED + u64::from(id),
+            Self::RetainedDirectory(id) => FIRST_RETAINED_DIRECTORY + u64::from(id),
         }
     }
 }
@@ -111,6 +145,8 @@ mod tests {
     fn every_node_has_its_number_and_back() {
         let mut nodes = vec![Node::Root, Node::Control, Node::Log(1), Node::Log(ROOT_ID - 1)];
         nodes.extend([Node::Directory(1), Node::Directory(ROOT_ID - 1)]);
+        nodes.extend([Node::Retained(1), Node::Retained(ROOT_ID - 1)]);
+        nodes.extend([Node::RetainedDirectory(1), Node::RetainedDirectory(ROOT_ID)]);
         nodes.extend(ControlFile::ALL.map(Node::File));
         for node in nodes {
             assert_eq!(Node::of(node.ino()), Some(node));

@@ -48,7 +48,19 @@ impl LlamaFs {
 
     pub(super) fn open_now(&self, ino: u64, flags: i32, uid: u32) -> Result<Opened, Errno> {
         match Node::of(ino).ok_or(Errno::ENOENT)? {
-            Node::Root | Node::Directory(_) | Node::Control => Err(Errno::EISDIR),
+            Node::Root | Node::Directory(_) | Node::Control | Node::RetainedDirectory(_) => Err(Errno::EISDIR),
+            Node::Retained(_) if writes(flags) || flags & libc::O_TRUNC != 0 => Err(Errno::EACCES),
+            Node::Retained(id) => {
+                let log = self.inner.logs.get(id).ok_or(Errno::ESTALE)?;
+                let head = self.inner.store.log(id).ok_or(Errno::ESTALE)?.head;
+                // Where it began when it was opened is where its offsets begin, as long as it is open.
+                let fh = self.inner.snapshots.lock().keep(uid, head.to_le_bytes().to_vec())?;
+                if log.open() {
+                    return Ok(Opened { fh, direct_io: true, keep_cache: false });
+                }
+                self.inner.snapshots.lock().forget(fh);
+                Err(Errno::ESTALE)
+            }
             Node::Log(id) => {
                 // Removed since its name was looked up: the kernel looks again, and may make a new one.
                 let log = self.inner.logs.get(id).ok_or(Errno::ESTALE)?;
@@ -71,7 +83,7 @@ impl LlamaFs {
         if fh >= FH_FIRST_SNAPSHOT {
             self.inner.snapshots.lock().forget(fh);
         }
-        if let Some(Node::Log(id)) = Node::of(ino)
+        if let Some(id) = Node::of(ino).and_then(Node::log)
             && self.inner.logs.get(id).is_some_and(|log| log.close())
         {
             changes::forget(&self.inner, id);

@@ -28,12 +28,25 @@ impl LlamaFs {
     fn read_in_turn(&self, read: Read, answer: impl Reply<Vec<u8>>) {
         match Node::of(read.ino) {
             Some(Node::Log(id)) => self.read_log(id, read, answer),
+            Some(Node::Retained(id)) => {
+                let head = self.inner.snapshots.lock().part(read.fh, 0, size_of::<u64>());
+                let head = head.and_then(|bytes| bytes.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)));
+                match head {
+                    Some(head) => {
+                        let offset = read.offset.saturating_add(head);
+                        self.read_log(id, Read { offset, ..read }, answer);
+                    }
+                    None => answer.send(Err(Errno::EBADF)),
+                }
+            }
             Some(Node::File(ControlFile::Device)) => self.read_device(read, answer),
             Some(Node::File(_)) => {
                 let part = self.inner.snapshots.lock().part(read.fh, read.offset, read.len);
                 answer.send(part.ok_or(Errno::EBADF));
             }
-            Some(Node::Root | Node::Directory(_) | Node::Control) => answer.send(Err(Errno::EISDIR)),
+            Some(Node::Root | Node::Directory(_) | Node::Control | Node::RetainedDirectory(_)) => {
+                answer.send(Err(Errno::EISDIR))
+            }
             None => answer.send(Err(Errno::EBADF)),
         }
     }
@@ -86,6 +99,11 @@ fn extent(inner: &Inner, ino: u64) -> Result<(u64, u64), Errno> {
             let info = inner.store.log(id).ok_or(Errno::ENOENT)?;
             let size = inner.logs.get(id).map_or(info.size, |log| log.tail.visible());
             Ok((info.head.min(size), size))
+        }
+        Some(Node::Retained(id)) => {
+            let info = inner.store.log(id).ok_or(Errno::ENOENT)?;
+            let size = inner.logs.get(id).map_or(info.size, |log| log.tail.visible());
+            Ok((0, size.saturating_sub(info.head)))
         }
         Some(Node::File(ControlFile::Device)) => Ok((0, inner.store.device_bytes())),
         _ => Err(Errno::EINVAL),
