@@ -4,7 +4,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 LOOM_MODELS := $(wildcard tests/loom_*.rs)
 
-.PHONY: all demo fuzz test lint stress scale torture mutants bench loom shuttle coverage doc install clean
+.PHONY: all demo fuzz test lint stress scale rounds torture mutants bench loom shuttle coverage doc install clean
 
 all:
 	$(CARGO) build --release --locked
@@ -31,10 +31,15 @@ stress:
 	$(CARGO) bench --locked --bench ring_stress -- --runs $(STRESS_RUNS)
 	$(CARGO) bench --locked --bench store_stress -- --runs $(STRESS_RUNS)
 
-# 100,000 logs in 1,000 directories over a mount, with figures.
+# 100,000 logs in 1,000 directories over a mount, and mounts of stores of up to 1 TiB (sparse), with figures.
 SCALE_LOGS ?= 100000
 scale:
 	LLAMAFS_SCALE_LOGS=$(SCALE_LOGS) $(CARGO) test --release --locked --test fs_catalog_scale -- --nocapture --test-threads 1
+	LLAMAFS_SCALE_STORE=1 $(CARGO) test --release --locked --test fs_scale_store -- --nocapture
+
+# A store of 1 GiB written round and round twenty times, dropping its oldest, with a follower that misses nothing.
+rounds:
+	LLAMAFS_ROUNDS=20 LLAMAFS_ROUND_MIB=1024 $(CARGO) test --release --locked --test fs_retention -- --nocapture a_full_store
 
 # A million simulated lives of a store on a bad disk; every power failure in every sequence of up to six operations; and
 # ends under load, 300 rounds each on a file and on a loop device: kill -9 of the daemon and of the writers, SIGTERM,

@@ -82,3 +82,39 @@ fn readers_that_follow_beside_sixteen_writers_are_always_answered() {
     assert!(followed.len() == 12 && followed.iter().all(|seen| *seen == live));
     store.umount();
 }
+
+/// Processes that each append to a log of their own and fsync every record, and records of each.
+const LOGS: u32 = 64;
+const SYNCED_APPENDS: u32 = 60;
+
+#[test]
+fn one_flush_answers_the_fsyncs_of_many_logs() {
+    let store = Store::make(256 << 20, false);
+    store.mount();
+    let watchdog = Watchdog::start(&store, LIMIT);
+    let log = |writer: u32| store.mountpoint.join(format!("log {writer}"));
+    (0..LOGS).for_each(|writer| drop(File::create_new(log(writer)).unwrap()));
+    let figure = |name: &str| store.status(name).parse::<u64>().unwrap();
+    let (flushes, syncs) = (figure("seals_commit"), figure("syncs"));
+    let start = |writer| spawn_writer(&log(writer), writer, SYNCED_APPENDS, 1, None);
+    let writers: Vec<_> = (0..LOGS).map(start).collect();
+    for mut writer in writers {
+        assert!(writer.wait().unwrap().success());
+    }
+    watchdog.stop();
+    let (flushes, syncs) = (figure("seals_commit") - flushes, figure("syncs") - syncs);
+    println!("{syncs} fsyncs, {flushes} durable flushes: {:.3} for each", flushes as f64 / syncs as f64);
+    assert!(syncs >= u64::from(LOGS * SYNCED_APPENDS));
+    assert!(flushes * 2 < syncs, "{flushes} durable flushes for {syncs} fsyncs");
+    let right = |writer: u32| {
+        let seen = walk(File::open(log(writer)).unwrap());
+        assert_eq!(seen.next, [(writer, SYNCED_APPENDS)].into());
+        assert_eq!(seen.bytes, std::fs::metadata(log(writer)).unwrap().len());
+    };
+    (0..LOGS).for_each(right);
+    store.umount();
+    store.check();
+    store.mount();
+    (0..LOGS).for_each(right);
+    store.umount();
+}

@@ -104,6 +104,13 @@ impl SparseIndex {
         above.checked_sub(1).and_then(|at| self.points.get(at)).copied()
     }
 
+    /// Points at offsets behind `from` and before `to`.
+    pub fn between(&self, from: u64, to: u64) -> &[(u64, Lsn)] {
+        let first = self.points.partition_point(|(at, _)| *at <= from);
+        let last = self.points.partition_point(|(at, _)| *at < to);
+        self.points.get(first..last).unwrap_or(&[])
+    }
+
     /// Bytes of log between points.
     #[cfg(test)]
     fn granularity(&self) -> u64 {

@@ -59,16 +59,35 @@ impl LogStructuredStore {
 
     /// Offset of the first record of `time_ns` or later; the log's end if there is none. Waits for the device.
     pub fn offset_at(&self, log: LogId, time_ns: u64) -> Result<u64, StoreError> {
-        let (range, next, head) = {
+        let (range, next, head, mut points) = {
             let state = self.catalog.lock(log).ok_or(StoreError::NotFound)?;
             let (head, size) = (state.entry.head, state.entry.size);
             let Some(range) = state.ranges.at_time(time_ns).copied() else { return Ok(size) };
             if range.time_ns >= time_ns {
                 return Ok(range.offset.max(head));
             }
-            (range, state.ranges.next_behind(range.offset).map_or(size, |next| next.offset), head)
+            let next = state.ranges.next_behind(range.offset).map_or(size, |next| next.offset);
+            let inside = |(_, lsn): &&(u64, Lsn)| {
+                *lsn > range.lsn && self.shape.sequence(*lsn) == self.shape.sequence(range.lsn)
+            };
+            let between = state.index.between(range.offset, range.end());
+            let points: Vec<Lsn> = between.iter().filter(inside).map(|(_, lsn)| *lsn).collect();
+            (range, next, head, points)
         };
-        let found = self.find_record(log, &range, range.lsn, |record| record.time_ns >= time_ns)?;
+        // The last point whose record is older: the one that is looked for lies behind it.
+        let mut from = range.lsn;
+        while !points.is_empty() {
+            let (front, back) = points.split_at(points.len() / 2);
+            let Some((&middle, behind)) = back.split_first() else { break };
+            let record = self.find_record(log, &range, middle, |_| true)?;
+            if record.is_some_and(|record| record.time_ns < time_ns) {
+                from = middle;
+                points = behind.to_vec();
+            } else {
+                points = front.to_vec();
+            }
+        }
+        let found = self.find_record(log, &range, from, |record| record.time_ns >= time_ns)?;
         Ok(found.map_or(next, |record| record.offset).max(head))
     }
 
