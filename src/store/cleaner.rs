@@ -8,7 +8,7 @@
 use crate::sync::atomic::Ordering;
 
 use super::LogStructuredStore;
-use super::ranges::{Range, Record};
+use super::ranges::{Change, Range, Record};
 use super::scan::{Found, Scanner, Step};
 use super::segments::Segment;
 use super::types::StoreError;
@@ -123,20 +123,40 @@ impl LogStructuredStore {
         let Some(mut log) = self.catalog.lock(log_id) else { return Ok(()) };
         let end = offset.saturating_add(len);
         let lies_here = |range: &&Range| self.shape.sequence(range.lsn) == sequence && range.lsn <= found.lsn;
-        if end <= log.entry.head || log.ranges.find(offset.max(log.entry.head)).filter(lies_here).is_none() {
+        let log = &mut *log;
+        if log.ranges.find(offset.max(log.entry.head)).filter(lies_here).is_none() && end > log.entry.head {
+            return Ok(());
+        }
+        let mut changes = Vec::new();
+        if end <= log.entry.head {
+            // It lies in front of what is moved: what that takes is known exactly then.
+            if log.ranges.find(offset).filter(lies_here).is_some() {
+                log.ranges.shrink(offset, len, found.total, &mut changes);
+                log.entry.device_bytes = account(log.entry.device_bytes, &changes);
+                self.flusher.space().table.apply(log_id, &changes);
+            }
             return Ok(());
         }
         let head = FrameHead { kind: Kind::Moved, log_id, offset, time_ns };
         let meet = |lsn| self.flusher.space().table.meets(log_id, self.shape.sequence(lsn));
         let (lsn, total) = self.put_frame(&head, &found.payload, meet)?;
-        let mut changes = Vec::new();
         log.ranges.put(Range::of(&Record { offset, len, lsn, total, time_ns }), &self.shape, &mut changes);
+        // What of the range lay below the head was not moved: it is let go now.
+        changes.extend(log.ranges.drop_below(log.entry.head).into_iter().map(Change::Ends));
+        log.entry.device_bytes = account(log.entry.device_bytes, &changes);
         log.end_lsn = log.end_lsn.max(lsn + total);
         self.flusher.space().table.apply(log_id, &changes);
-        drop(log);
         self.space_counters.moved_records.fetch_add(1, Ordering::Relaxed);
         self.space_counters.moved_bytes.fetch_add(total, Ordering::Relaxed);
         self.keeper.dirty();
         Ok(())
     }
+}
+
+/// What a log takes after these changes, which took `bytes` before.
+fn account(bytes: u64, changes: &[Change]) -> u64 {
+    changes.iter().fold(bytes, |bytes, change| match change {
+        Change::Begins(range) => bytes + u64::from(range.bytes),
+        Change::Ends(range) => bytes.saturating_sub(u64::from(range.bytes)),
+    })
 }

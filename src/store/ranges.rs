@@ -84,9 +84,28 @@ pub enum Change {
 #[derive(Debug, Clone, Default)]
 pub struct Ranges {
     ranges: Vec<Range>,
-    /// Offset behind the record that was put last, and its LSN: only what continues that record continues its range, for
-    /// the frames of a range lie in the order of its offsets.
-    recent: Option<(u64, Lsn)>,
+    recent: Option<Recent>,
+}
+
+/// The record that was put last. Only what continues it continues its range: the frames of a range lie in the order of
+/// its offsets, and come from one range, so that what is left of that one is known exactly when both are restored.
+#[derive(Debug, Clone, Copy)]
+struct Recent {
+    /// Offset behind it.
+    end: u64,
+    lsn: Lsn,
+    taken: Taken,
+}
+
+/// What a record was put in the place of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    /// Of nothing.
+    Nothing,
+    /// Of the front of a range: the rest of that comes next.
+    Front,
+    /// Of the last of a range.
+    Rest,
 }
 
 impl Ranges {
@@ -123,6 +142,11 @@ impl Ranges {
         let covered = self.ranges.get(from..to).unwrap_or(&[]);
         let all: u64 = covered.iter().map(|have| u64::from(have.bytes)).sum();
         let mut left = all.saturating_sub(u64::from(range.bytes));
+        let taken = match covered.last() {
+            None => Taken::Nothing,
+            Some(last) if last.end() > range.end() => Taken::Front,
+            Some(_) => Taken::Rest,
+        };
         let mut around = Vec::new();
         for have in covered {
             changes.push(Change::Ends(*have));
@@ -143,9 +167,13 @@ impl Ranges {
         let place = around.iter().filter(|part| part.offset < range.offset).count();
         around.insert(place, range);
         self.ranges.splice(from..to, around);
-        let joined = self.join(from + place, shape, changes);
+        let follows = self.recent.is_some_and(|recent| {
+            let same = recent.taken == Taken::Front || (recent.taken, taken) == (Taken::Nothing, Taken::Nothing);
+            same && recent.end == range.offset && recent.lsn < range.lsn
+        });
+        let joined = if follows { self.join(from + place, shape, changes) } else { range };
         changes.push(Change::Begins(joined));
-        self.recent = Some((range.end(), range.lsn));
+        self.recent = Some(Recent { end: range.end(), lsn: range.lsn, taken });
     }
 
     /// The range at `at`, a record, continues the one in front of it in the same segment: they are one. Gives the one it
@@ -155,7 +183,6 @@ impl Ranges {
         if let Some(before) = at.checked_sub(1).and_then(|at| self.ranges.get_mut(at))
             && before.end() == range.offset
             && shape.sequence(before.lsn) == shape.sequence(range.lsn)
-            && self.recent.is_some_and(|(end, lsn)| end == range.offset && lsn < range.lsn)
             && before.counted == range.counted
             && let (Some(len), Some(bytes)) = (before.len.checked_add(range.len), before.bytes.checked_add(range.bytes))
         {
@@ -196,6 +223,20 @@ impl Ranges {
     pub fn drop_below(&mut self, head: u64) -> Vec<Range> {
         let below = self.ranges.partition_point(|range| range.end() <= head);
         self.ranges.drain(..below).collect()
+    }
+
+    /// The first record of the range at `offset` is let go: `len` bytes of the log, `total` of the device. What that changes
+    /// is added to `changes`. Nothing if no range begins there, or none of it would be left.
+    pub fn shrink(&mut self, offset: u64, len: u64, total: u64, changes: &mut Vec<Change>) {
+        let at = self.ranges.partition_point(|range| range.offset < offset);
+        let Some(range) = self.ranges.get_mut(at).filter(|range| range.offset == offset) else { return };
+        let (Ok(len), Ok(total)) = (u32::try_from(len), u32::try_from(total)) else { return };
+        if len < range.len && total < range.bytes {
+            changes.push(Change::Ends(*range));
+            *range =
+                Range { offset: offset + u64::from(len), len: range.len - len, bytes: range.bytes - total, ..*range };
+            changes.push(Change::Begins(*range));
+        }
     }
 
     /// The log is gone: all.

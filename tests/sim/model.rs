@@ -15,6 +15,8 @@ pub enum What {
     Mode { log: u32, mode: u32 },
     /// A log or directory has this name from now on; the log it replaces is gone.
     Named { id: u32, node: Node, replaced: Option<u32> },
+    /// What lies below this offset was let go, and reads as zeros.
+    Trim { log: u32, head: u64 },
     /// A log or directory is no more.
     Gone { id: u32 },
     /// Nothing that shows.
@@ -26,6 +28,8 @@ pub enum What {
 pub struct Log {
     pub data: Vec<u8>,
     pub mode: u32,
+    /// It begins here.
+    pub head: u64,
     /// Bytes of the device that its frames take.
     pub device_bytes: u64,
 }
@@ -189,6 +193,12 @@ fn apply(shown: &mut Shown, what: &What) {
                 logs.insert(*id, Log { mode: NEW_MODE, ..Log::default() });
             }
             nodes.insert(*id, node.clone());
+        }
+        What::Trim { log, head } => {
+            let log = logs.entry(*log).or_default();
+            log.head = log.head.max(*head);
+            let head = log.head as usize;
+            log.data[..head].fill(0);
         }
         What::Gone { id } => {
             logs.remove(id);

@@ -8,7 +8,7 @@ use super::rng::Rng;
 /// Bytes of a segment.
 pub const SEGMENT: u64 = 64 << 10;
 /// Largest record.
-pub const LARGEST: u32 = 8 << 10;
+const LARGEST: u32 = 8 << 10;
 /// Bytes in front of the first segment of a store of this kind: superblocks, and checkpoints with room to spare.
 const IN_FRONT: u64 = 512 << 10;
 
@@ -73,6 +73,8 @@ pub enum Op {
     Rename { which: u32, replace: bool },
     /// Remove the present log, or a directory that is empty.
     Remove { which: u32, directory: bool },
+    /// Let go of what lies below some record of the present log.
+    Trim { at: u32 },
     /// Append until there is no room.
     Fill { len: u32 },
     /// Append to all logs in turn, so many times in all.
@@ -251,6 +253,7 @@ fn life(rng: &mut Rng, setup: &Setup, ops: &mut Vec<Op>) {
 fn change(rng: &mut Rng) -> Op {
     let which = rng.next() as u32;
     match rng.below(10) {
+        0..4 if which % 4 == 3 => Op::Trim { at: which / 4 },
         0..4 => Op::Log { which },
         4..7 => Op::Make { directory: rng.chance(1, 3) },
         7 | 8 => Op::Rename { which, replace: rng.chance(1, 2) },

@@ -66,6 +66,8 @@ states! {
     Replaced = "a rename replaced another log",
     InDirectory = "a log was moved into a directory",
     ManySynced = "records of several logs became stable by one fsync",
+    Trimmed = "a log was trimmed",
+    TrimLost = "a crash lost a trim",
     LetGo = "a segment in which nothing was alive became free",
     Moved = "the cleaner moved a record",
     Cleaned = "the cleaner emptied a segment",

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use llamafs::format::ROOT_ID;
 use llamafs::io::{Device, SimDevice, SimFault, SimOp};
-use llamafs::store::{AppendAt, Appended, AttrChange, LogStructuredStore, StoreError};
+use llamafs::store::{AppendAt, Appended, AttrChange, LogStructuredStore, StoreError, TrimTo};
 use parking_lot::Mutex;
 
 use super::model::{Model, What, frame_len};
@@ -186,6 +186,7 @@ impl World {
             Op::Read { at, len } => self.read(&store, at, len),
             Op::Mode { mode } => self.mode(&store, mode),
             Op::Log { .. } | Op::Make { .. } | Op::Rename { .. } | Op::Remove { .. } => self.change(&store, op),
+            Op::Trim { at } => self.trim(&store, at),
             Op::Fill { len } => self.fill(&store, len),
             Op::Stall => self.stall(true),
             Op::Fault { which, nth } => self.fault(which, u64::from(nth)),
@@ -481,6 +482,27 @@ impl World {
         self.hits.hit_if(State::Moved, stats.moved_bytes > 0);
         self.hits.hit_if(State::Cleaned, stats.segments_cleaned > 0);
         self.moved |= stats.moved_bytes > 0;
+    }
+
+    fn trim(&mut self, store: &Arc<LogStructuredStore>, at: u32) {
+        // A disk that lies may bring back what was let go: nothing is known of that.
+        if self.setup.disk == Disk::Lying {
+            return;
+        }
+        self.settle(store);
+        let (size, before) = (self.model.log(self.log).data.len() as u64, self.model.log(self.log).head);
+        match store.trim(self.log, TrimTo::Before(u64::from(at) % (size + 1))) {
+            Ok(trimmed) => {
+                assert!(trimmed.before == before && (before..=size).contains(&trimmed.head), "{trimmed:?}");
+                if trimmed.head > before {
+                    self.last = Last::Record;
+                    self.hits.hit(State::Trimmed);
+                    self.model.accept(trimmed.lsn, What::Trim { log: self.log, head: trimmed.head });
+                }
+                self.note_space(&store.stats());
+            }
+            Err(error) => assert!(self.facts.faults || error == StoreError::NoSpace, "a trim was refused: {error}"),
+        }
     }
 
     fn spread(&mut self, store: &Arc<LogStructuredStore>, len: u32, count: u32) {
