@@ -11,14 +11,6 @@ use std::time::Instant;
 /// Seeds in the suite.
 const SEEDS: u64 = 50_000;
 
-/// Seeds that failed once, and the operations that they need.
-const FAILED_ONCE: [(u64, &[usize]); 2] = [
-    // A disk that lost both superblock writes of a mount: its number was used again.
-    (246_000, &[11, 12, 13, 14, 15, 26, 58, 76, 84, 85, 86]),
-    // What two flushes wrote could not be told from a torn tail: the ring was full when the second began.
-    (415_990, &[0, 2, 6, 7, 10, 12, 13, 14, 15, 16, 17, 21, 22, 23, 25, 26, 27, 30, 32]),
-];
-
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name)
         .map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text}")))
@@ -38,13 +30,11 @@ fn no_seed_loses_tears_or_invents_anything() {
 }
 
 #[test]
-fn seeds_that_failed_once_do_not_fail_again() {
+fn lives_that_failed_once_do_not_fail_again() {
     let disks = sim::run::Disks::default();
-    for (seed, keep) in FAILED_ONCE {
-        for keep in [Some(keep), None] {
-            let (_, _, result) = sim::run::run_seed(&disks, seed, keep, false);
-            assert_eq!(result, Ok(()), "seed {seed}");
-        }
+    for (number, (seed, setup, ops)) in sim::past::lives().into_iter().enumerate() {
+        let (_, _, result) = sim::run::run_life(&disks, seed, setup, &ops, false);
+        assert_eq!(result, Ok(()), "life {number}, seed {seed}: {ops:#?}");
     }
 }
 

@@ -73,7 +73,7 @@ impl LogStructuredStore {
         let name = device.describe();
         let failed = |error: IoError| OpenError::Device { device: name.clone(), error };
         let io = QuikIO::new(device, &buffers).map_err(failed)?;
-        let Opened { mut superblock, recovered, checkpoint_generation, .. } = examine(&io)?;
+        let Opened { mut superblock, recovered, mut checkpoint_generation, .. } = examine(&io)?;
         let shape = Shape::of(&superblock);
         check_buffers(&options, &shape)?;
         let clock = Arc::new(Clock::new(options.clock, last_time(&superblock, &recovered)));
@@ -81,6 +81,11 @@ impl LogStructuredStore {
             let unknown = superblock.unknown_ro_features();
             if unknown != 0 {
                 return Err(OpenError::Features { device: name, features: unknown, hint: ", or mount with `-o ro`" });
+            }
+            if !recovered.report.damage.is_empty()
+                && save_decided(&io, &superblock, &recovered, checkpoint_generation + 1).map_err(failed)?
+            {
+                checkpoint_generation += 1;
             }
             begin_epoch(&io, &mut superblock, &recovered, clock.now())?;
         }
@@ -176,6 +181,14 @@ fn last_time(superblock: &Superblock, recovered: &Recovered) -> u64 {
     let logs = recovered.replay.logs.values().map(|state| state.last_ns);
     let directories = recovered.replay.directories.values().map(|entry| entry.ctime_ns);
     logs.chain(directories).chain([superblock.mounted_ns, superblock.created_ns]).max().unwrap_or_default()
+}
+
+/// Keep what recovery has decided over damage, before the superblocks tell of another mount: some of what it was decided
+/// by is theirs. False: it does not fit.
+fn save_decided(io: &QuikIO, superblock: &Superblock, recovered: &Recovered, generation: u64) -> Result<bool, IoError> {
+    io.flush_now()?;
+    Ok(checkpoints::save(io, superblock, recovered.checkpoint(&Shape::of(superblock), superblock.uuid, generation))?
+        .is_some())
 }
 
 /// Make what recovery read stable, and both superblocks tell of the new epoch, before any frame is written in it.

@@ -11,6 +11,7 @@
 pub mod model;
 pub mod mount;
 pub mod names;
+pub mod past;
 pub mod plan;
 pub mod rng;
 pub mod run;

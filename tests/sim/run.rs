@@ -92,15 +92,20 @@ fn listen() {
 
 /// Carry out the kept operations of a seed. `Err`: what it said when it failed.
 pub fn run_seed(disks: &Disks, seed: u64, keep: Option<&[usize]>, trace: bool) -> (Hits, u64, Result<(), String>) {
-    listen();
     let (setup, ops) = plan(seed);
     let ops: Vec<Op> = match keep {
         Some(keep) => keep.iter().filter_map(|at| ops.get(*at)).copied().collect(),
         None => ops,
     };
+    run_life(disks, seed, setup, &ops, trace)
+}
+
+/// Carry out these operations.
+pub fn run_life(disks: &Disks, seed: u64, setup: Setup, ops: &[Op], trace: bool) -> (Hits, u64, Result<(), String>) {
+    listen();
     let mut world = World::new(seed, setup, &disks.of(&setup), trace);
     QUIET.set(!trace);
-    let result = catch_unwind(AssertUnwindSafe(|| world.run(&ops)));
+    let result = catch_unwind(AssertUnwindSafe(|| world.run(ops)));
     let result = result.map_err(|_| SAID.take().unwrap_or_else(|| "it panicked".to_owned()));
     if result.is_err() {
         // What it holds may be in any state: let it go without a word.

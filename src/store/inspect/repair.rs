@@ -5,10 +5,9 @@
 
 use super::check::{CheckReport, Part};
 use super::{Image, areas};
-use crate::format::{Checkpoint, Lsn, SavedRange, SegmentEntry, SegmentHeader, Summarised};
+use crate::format::{Checkpoint, SegmentEntry, SegmentHeader};
 use crate::io::{IoError, SharedBuffer};
 use crate::store::scan::segment_header;
-use crate::store::segments::Segment;
 use crate::store::superblocks::out_of_memory;
 use crate::store::types::StoreError;
 use crate::store::{checkpoints, superblocks};
@@ -128,33 +127,7 @@ impl Image {
         Ok(())
     }
 
-    /// What recovery knows, as a checkpoint.
     fn checkpoint(&self, generation: u64) -> Checkpoint {
-        let recovered = &self.opened.recovered;
-        let end: Lsn = recovered.end;
-        let table = &recovered.table;
-        let summarised = |segment: &Segment| match segment.summary {
-            Summarised::No => Summarised::Here,
-            summary => summary,
-        };
-        let has_summary = |range: &&SavedRange| {
-            let summary = table.get(self.shape.sequence(range.lsn)).map(|segment| segment.summary);
-            matches!(summary, Some(Summarised::At { .. }))
-        };
-        let ranges = recovered.replay.ranges();
-        Checkpoint {
-            uuid: self.superblock().uuid,
-            generation,
-            epoch: recovered.epoch,
-            recovery_lsn: end,
-            stable_lsn: end,
-            nodes: recovered.replay.nodes(),
-            segments: table.live().copied().collect(),
-            index: recovered.replay.indexes(),
-            mounts: recovered.replay.mounts.entries().to_vec(),
-            next_id: recovered.replay.next_id,
-            summarised: table.segments().map(summarised).collect(),
-            ranges: ranges.iter().filter(|range| !has_summary(range)).copied().collect(),
-        }
+        self.opened.recovered.checkpoint(&self.shape, self.superblock().uuid, generation)
     }
 }

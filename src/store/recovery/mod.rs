@@ -23,9 +23,9 @@ use super::error::OpenError;
 use super::geometry::Shape;
 use super::replay::Replay;
 use super::scan::{Found, Scanner, Step, read_segment_header};
-use super::segments::SegmentTable;
+use super::segments::{Segment, SegmentTable};
 use super::types::{Damage, RecoveryReport};
-use crate::format::{FrameKind, Lsn, MountEntry, Summarised, Summary, Superblock};
+use crate::format::{Checkpoint, FrameKind, Lsn, MountEntry, SavedRange, Summarised, Summary, Superblock};
 use crate::io::{IoError, QuikIO};
 use start::Headers;
 
@@ -45,6 +45,36 @@ pub struct Recovered {
     pub from: Lsn,
     /// For people.
     pub report: RecoveryReport,
+}
+
+impl Recovered {
+    /// All this as a checkpoint.
+    pub fn checkpoint(&self, shape: &Shape, uuid: [u8; 16], generation: u64) -> Checkpoint {
+        let table = &self.table;
+        let summarised = |segment: &Segment| match segment.summary {
+            Summarised::No => Summarised::Here,
+            summary => summary,
+        };
+        let has_summary = |range: &&SavedRange| {
+            let summary = table.get(shape.sequence(range.lsn)).map(|segment| segment.summary);
+            matches!(summary, Some(Summarised::At { .. }))
+        };
+        let ranges = self.replay.ranges();
+        Checkpoint {
+            uuid,
+            generation,
+            epoch: self.epoch,
+            recovery_lsn: self.end,
+            stable_lsn: self.end,
+            nodes: self.replay.nodes(),
+            segments: table.live().copied().collect(),
+            index: self.replay.indexes(),
+            mounts: self.replay.mounts.entries().to_vec(),
+            next_id: self.replay.next_id,
+            summarised: table.segments().map(summarised).collect(),
+            ranges: ranges.iter().filter(|range| !has_summary(range)).copied().collect(),
+        }
+    }
 }
 
 struct Recovery<'a> {
@@ -143,8 +173,13 @@ impl Recovery<'_> {
         loop {
             let place = scanner.place();
             // The last mount began here: what an older one left behind this is no part of the log, though it checks.
-            if !self.superblock.clean && place >= self.superblock.stable_lsn {
+            if !self.superblock.clean && place >= self.superblock.stable_lsn && scanner.epoch() < self.superblock.epoch
+            {
                 scanner.raise_epoch(self.superblock.epoch);
+                // Also for readers, should its first frame be lost.
+                let began = self.superblock.stable_lsn.max(from);
+                let epoch = self.superblock.epoch;
+                self.replay.mounts.begin(MountEntry { epoch, cut_lsn: began, first_lsn: began });
             }
             if self.is_clean_end(place) {
                 return Ok((place, scanner.epoch()));

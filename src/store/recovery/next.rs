@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 
 use super::Recovery;
-use crate::format::{Lsn, SegmentEntry, SegmentHeader, SegmentState, frame, frame_len};
+use crate::format::{EpochRecord, Lsn, SegmentEntry, SegmentHeader, SegmentState, frame, frame_len};
 use crate::io::IoError;
 use crate::store::behind::mount_in;
 use crate::store::scan::{Scanner, read_segment_header};
@@ -185,7 +185,9 @@ impl Recovery<'_> {
         let next = self.shape.block_up(place);
         let epoch = scanner.epoch();
         if next < scanner.segment_end() {
-            let begins = next > place && self.mount_begins(scanner.bytes(next, EPOCH_FRAME)?, next, place, epoch);
+            let sequence = self.shape.sequence(place);
+            let here = Next { sequence, physical: self.table.physical(sequence).unwrap_or(0), epoch, header: None };
+            let begins = next > place && self.mount_begins(scanner.bytes(next, EPOCH_FRAME)?, next, place, here)?;
             if begins {
                 scanner.go_to(next);
             }
@@ -193,13 +195,18 @@ impl Recovery<'_> {
         }
         let sequence = self.shape.sequence(place);
         let before = self.table.physical(sequence);
-        let Some(Next { physical, epoch, .. }) = self.find_segment(sequence + 1, before, epoch, false)? else {
+        let Some(next) = self.find_segment(sequence + 1, before, epoch, false)? else {
             return Ok(false);
         };
         let first = self.shape.first_frame(sequence + 1);
         let mut ahead = self.scanner();
-        ahead.enter(first, physical, epoch);
-        let begins = self.mount_begins(ahead.bytes(first, EPOCH_FRAME)?, first, place, epoch);
+        // It will not be entered without a header, unless something tells that it was stable: then the log ends here.
+        let start = self.shape.segment_start(sequence + 1);
+        if next.header.is_none() && self.survey_from(&mut ahead, start, &next)?.evidence <= start {
+            return Ok(false);
+        }
+        ahead.enter(first, next.physical, next.epoch);
+        let begins = self.mount_begins(ahead.bytes(first, EPOCH_FRAME)?, first, place, next)?;
         if begins {
             scanner.go_to(scanner.segment_end());
         }
@@ -207,9 +214,19 @@ impl Recovery<'_> {
     }
 
     /// An EPOC frame of `epoch` or later at `lsn` says that the log was cut at `place`.
-    fn mount_begins(&self, bytes: &[u8], lsn: Lsn, place: Lsn, epoch: u64) -> bool {
-        mount_in(&self.superblock.uuid, lsn, bytes)
-            .is_some_and(|record| record.cut_lsn == place && (epoch..=self.superblock.epoch).contains(&record.epoch))
+    fn mount_begins(&self, bytes: &[u8], lsn: Lsn, place: Lsn, next: Next) -> Result<bool, IoError> {
+        let known = |record: &EpochRecord| {
+            record.cut_lsn == place && (next.epoch..=self.superblock.epoch).contains(&record.epoch)
+        };
+        let uuid = &self.superblock.uuid;
+        if frame::decode_epoch(uuid, lsn, bytes).is_ok_and(|(_, record)| known(&record)) {
+            return Ok(true);
+        }
+        // A frame in which one bit is wrong may be one that a power failure tore in its last byte: then nothing tells
+        // that it was ever stable.
+        let Some(record) = mount_in(uuid, lsn, bytes).filter(known) else { return Ok(false) };
+        let next = Next { epoch: record.epoch, ..next };
+        Ok(self.survey_from(&mut self.scanner(), place, &next)?.evidence > place)
     }
 
     pub(super) fn scanner(&self) -> Scanner<'_> {

@@ -1,0 +1,158 @@
+//! Lives that failed once, kept whole: a seed stands for another one as soon as plans change.
+
+use llamafs::store::Tail;
+
+use super::plan::{Disk, Fill, Op, Setup};
+
+/// What they have in common.
+const USUAL: Setup = Setup {
+    disk: Disk::Lying,
+    tail: Tail::Pad,
+    block: 512,
+    write_cache: true,
+    whole_pages: false,
+    garbage: false,
+    max_delay: 3,
+    short_one_in: 0,
+    segments: 8,
+    ring_size: 2,
+    buffer_size: 16 << 10,
+    shutdown: false,
+};
+
+/// Seed, disk and settings, operations.
+pub fn lives() -> Vec<(u64, Setup, Vec<Op>)> {
+    use Fill::{Bytes, Frames, Magics, Zeros};
+    use Op::{Append, Crash, Fault, GiveUp, Idle, Kill, Later, Mode, Read, Remount, Sync, SyncNow, Tick};
+    let add = |len, fill| Append { len, fill };
+    vec![
+        // A disk that lost both superblock writes of a mount: its number was used again.
+        (
+            246_000,
+            Setup { tail: Tail::Rewrite, max_delay: 0, segments: 4, ring_size: 4, ..USUAL },
+            vec![
+                add(3000, Bytes),
+                SyncNow,
+                Fault { which: 1_181_703_672, nth: 4 },
+                Fault { which: 568_152_144, nth: 3 },
+                Remount,
+                add(1, Frames),
+                SyncNow,
+                Crash { seed: 992_216_807 },
+                Sync,
+                Crash { seed: 180_347_676 },
+                Remount,
+            ],
+        ),
+        // What two flushes wrote could not be told from a torn tail: the ring was full when the second began.
+        (
+            415_990,
+            Setup { disk: Disk::Honest, tail: Tail::Rewrite, max_delay: 8, segments: 2, ..USUAL },
+            vec![
+                Later { len: 7885, fill: Bytes },
+                GiveUp { len: 3725 },
+                Sync,
+                Idle,
+                add(8192, Frames),
+                Sync,
+                add(7029, Bytes),
+                add(1, Bytes),
+                add(7959, Bytes),
+                Sync,
+                Read { at: 2_620_571_431, len: 2187 },
+                Later { len: 8192, fill: Zeros },
+                add(8192, Bytes),
+                add(8192, Frames),
+                Read { at: 3_488_355_667, len: 9371 },
+                Sync,
+                Mode { mode: 1657 },
+                Crash { seed: 3_328_095_426 },
+                Tick,
+            ],
+        ),
+        // The first frame of a mount was lost: what an older, cut mount had left behind it was read for live frames.
+        (
+            484_178,
+            USUAL,
+            vec![
+                add(5957, Bytes),
+                add(3295, Zeros),
+                add(2831, Bytes),
+                Fault { which: 2_888_248_395, nth: 5 },
+                Later { len: 39, fill: Frames },
+                add(7869, Magics),
+                Crash { seed: 3_633_144_734 },
+                add(7465, Zeros),
+                Fault { which: 813_211_836, nth: 0 },
+                add(5797, Magics),
+                add(6647, Frames),
+                Sync,
+                Idle,
+                Crash { seed: 3_120_313_588 },
+                Tick,
+            ],
+        ),
+        // The same, one mount later.
+        (
+            484_178,
+            USUAL,
+            vec![
+                add(5957, Bytes),
+                add(2831, Bytes),
+                add(7869, Magics),
+                Crash { seed: 3_633_144_734 },
+                Fault { which: 813_211_836, nth: 0 },
+                add(5797, Magics),
+                Sync,
+                Idle,
+                Crash { seed: 3_120_313_588 },
+                Tick,
+                Crash { seed: 3_264_441_780 },
+                Remount,
+            ],
+        ),
+        (
+            534_280,
+            Setup { garbage: true, max_delay: 1, buffer_size: 20 << 10, ..USUAL },
+            vec![
+                add(300, Magics),
+                add(172, Frames),
+                Op::Fill { len: 282 },
+                Crash { seed: 612_700_182 },
+                add(2207, Bytes),
+                Sync,
+                Fault { which: 3_725_742_048, nth: 0 },
+                Mode { mode: 4078 },
+                SyncNow,
+                Kill { seed: 2_420_273_682 },
+                add(578, Magics),
+            ],
+        ),
+        // A mount began in the next segment, and what was left in front of it was called damage.
+        (
+            609_398,
+            Setup {
+                disk: Disk::Honest,
+                whole_pages: true,
+                garbage: true,
+                segments: 3,
+                ring_size: 4,
+                buffer_size: 32 << 10,
+                shutdown: true,
+                ..USUAL
+            },
+            vec![
+                Later { len: 4, fill: Bytes },
+                Sync,
+                add(8, Frames),
+                Tick,
+                Op::Fill { len: 39 },
+                Crash { seed: 4_232_620_586 },
+                add(4752, Bytes),
+                Sync,
+                Crash { seed: 821_655_746 },
+                Idle,
+            ],
+        ),
+    ]
+}
