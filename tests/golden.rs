@@ -3,7 +3,8 @@
 //!
 //! tests/golden/v1.hexdump is what `hexdump -C` shows of the image, without the lines of zeros: one log, catalog entries
 //! of version 1. tests/golden/v1-void.hexdump has Failed Flush frames. tests/golden/v1-tree.hexdump has directories, a
-//! rename that replaces, a log that was removed, and entries of version 2. They were written by
+//! rename that replaces, a log that was removed, and entries of version 2. tests/golden/v1-moved.hexdump has segments that were
+//! let go, moved records, summaries and a trimmed log. They were written by
 //! `LLAMAFS_WRITE_GOLDEN=NAME cargo test --test golden`, and are never written again: a new version gets a new image.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic, also in its helpers")]
 
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use llamafs::io::{Device, SimDevice};
 use llamafs::store::{
     AttrChange, Change, FormatOptions, Image, LogStructuredStore, NodeKind, ROOT_ID, RenameHow, StoreOptions, Tail,
+    TrimTo,
 };
 
 const CAPACITY: usize = 768 << 10;
@@ -24,6 +26,10 @@ const UUID: [u8; 16] = *b"golden llamafs 1";
 const TREE_UUID: [u8; 16] = *b"golden llamafs 2";
 const IMAGE: &str = "v1";
 const TREE: &str = "v1-tree";
+
+/// One with segments that were let go, with moved records and with summaries.
+const MOVED: &str = "v1-moved";
+const MOVED_UUID: [u8; 16] = *b"golden llamafs 3";
 
 /// One with reservations that were given up.
 const VOID: &str = "v1-void";
@@ -350,6 +356,77 @@ fn the_golden_tree_is_read_by_todays_code_with_and_without_its_checkpoints() {
     let new = Change::Create { parent: ROOT_ID, name: b"n".into(), kind: NodeKind::Log, mode: 0, uid: 0, gid: 0 };
     assert_eq!(store.change_now(new).unwrap().node.id, 9, "no id is used twice");
     store.close().unwrap();
+}
+
+/// Record `n` of the log that stays.
+fn kept(n: usize) -> Vec<u8> {
+    format!("record {n} of the log that stays\n").into_bytes()
+}
+
+/// A log that stays between others that go, until the cleaner has moved it; and one whose old end was let go.
+fn write_moved() {
+    let device = formatted(MOVED_UUID);
+    let store = LogStructuredStore::open(device.clone() as Arc<dyn Device>, options(Tail::Rewrite)).unwrap();
+    let make = |name: &str| {
+        let (name, kind) = (name.as_bytes().to_vec(), NodeKind::Log);
+        let change = Change::Create { parent: ROOT_ID, name, kind, mode: 0o644, uid: 1000, gid: 100 };
+        store.change_now(change).unwrap().node.id
+    };
+    let stays = make("stays");
+    for round in 0..6 {
+        let goes = make("goes");
+        for n in 0..24 {
+            store.append(goes, &[0; 8000]).unwrap();
+            if n % 12 == 0 {
+                store.append(stays, &kept(round * 2 + n / 12)).unwrap();
+                store.append(LOG, &kept(round * 2 + n / 12)).unwrap();
+            }
+        }
+        let remove = Change::Remove { parent: ROOT_ID, name: b"goes".into(), kind: NodeKind::Log };
+        store.forget(store.change_now(remove).unwrap().gone.unwrap());
+        store.tick();
+    }
+    let offset = (0..10).map(|n| kept(n).len() as u64).sum();
+    assert_eq!(store.trim(LOG, TrimTo::Before(offset)).unwrap().head, offset);
+    let stats = store.stats();
+    assert!(stats.moved_bytes > 0 && stats.segments_freed > 3, "{stats:?}");
+    store.close().unwrap();
+    std::fs::write(path(MOVED), hexdump(&device.snapshot())).unwrap();
+}
+
+#[test]
+fn the_golden_image_with_moved_records_is_read_and_appended_to() {
+    if is_to_be_written(MOVED) {
+        write_moved();
+    }
+    let device = golden(MOVED);
+    let all: Vec<u8> = (0..12).flat_map(kept).collect();
+    let head = (0..10).map(|n| kept(n).len()).sum::<usize>();
+    let image = Image::open(device.clone() as Arc<dyn Device>).unwrap();
+    assert!(image.check(&mut |_, _| {}).unwrap().damage.is_empty());
+    let mut kinds = std::collections::BTreeSet::new();
+    let each = &mut |frame: &llamafs::store::FrameInfo| {
+        kinds.insert(frame.kind.clone());
+        ControlFlow::Continue(())
+    };
+    image.for_each_frame(false, each).unwrap();
+    assert!(kinds.contains("MOVD") && kinds.contains("SUMM"), "{kinds:?}");
+    let mut bytes = Vec::new();
+    let gaps = image.read_log(b"stays", &mut |_, piece| {
+        bytes.extend_from_slice(piece);
+        Ok(())
+    });
+    assert!(gaps.unwrap().is_empty() && bytes == all);
+    let store = LogStructuredStore::open(device.clone() as Arc<dyn Device>, options(Tail::Pad)).unwrap();
+    store.audit().unwrap();
+    let stays = store.resolve(b"stays").unwrap().id;
+    assert_eq!(store.read_now(stays, 0, 4096).unwrap(), all);
+    assert_eq!(store.log(LOG).unwrap().head, head as u64);
+    assert_eq!(store.read_now(LOG, head as u64, 4096).unwrap(), all[head..]);
+    store.append(stays, &kept(12)).unwrap();
+    store.close().unwrap();
+    let store = LogStructuredStore::open(device as Arc<dyn Device>, options(Tail::Rewrite)).unwrap();
+    assert_eq!(store.read_now(stays, all.len() as u64, 4096).unwrap(), kept(12));
 }
 
 #[test]
