@@ -82,6 +82,12 @@ impl LoopDevice {
         &self.path
     }
 
+    /// What the one before has left in the device's cache is not written at the next one's expense.
+    pub fn settle(&self) -> Result<(), String> {
+        let flushed = File::open(&self.path).and_then(|device| device.sync_all());
+        flushed.map_err(|error| format!("{}: {error}", self.path.display()))
+    }
+
     fn sysfs(&self, name: &str) -> PathBuf {
         Path::new("/sys/block").join(self.path.file_name().unwrap_or_default()).join(name)
     }

@@ -63,6 +63,7 @@ impl Place<'_> {
     pub fn measure(&self, row: &Row, who: Contestant, round: usize) -> Result<Vec<Sample>, String> {
         let device = self.device.path();
         format(who, device)?;
+        self.device.settle()?;
         let mounted = Mounted::new(who, device, &self.point(), row.options)?;
         let trial = Trial { place: self, who, round };
         let samples = match row.kind {
@@ -117,6 +118,7 @@ impl Place<'_> {
         let work = Work::Append { record: MIB as usize, durable: Durable::End };
         job::run(&[self.job(self.file(0), work, Until::Bytes(bytes), 0)], || {})?;
         mounted.unmount()?;
+        self.device.settle()?;
         let mounted = Mounted::new(trial.who, device, &self.point(), options)?;
         let job = self.job(self.file(0), Work::Read, Until::Bytes(bytes), 0);
         let samples = [COLD, WARM].map(|row| trial.run(row, &mounted, std::slice::from_ref(&job)));

@@ -9,6 +9,7 @@ use super::contestant::{Contestant, LLAMAFS};
 use super::device::{DEVICE_BYTES, call};
 use super::measure::Sample;
 use super::rows::{Figure, Target};
+use super::table::{is_bulk, rate_of};
 
 /// Everything that one run has found.
 #[derive(Serialize, Deserialize)]
@@ -71,15 +72,12 @@ impl Results {
     /// Ours against the rival's in each round: above 1 ours is better.
     pub fn ratio(&self, target: &Target) -> Option<Spread> {
         let rivals = self.of(target.row, target.rival);
+        let bulk = is_bulk(target.row);
         let ratios = rivals.filter_map(|rival| {
             let ours = self.of(target.row, Contestant::Llamafs).find(|ours| ours.round == rival.round)?;
             match target.figure {
-                Figure::Rate if ours.bytes / ours.operations == rival.bytes / rival.operations => {
-                    Some(ours.rate / rival.rate)
-                }
                 // Blocks of another size: bytes count in bulk, operations where each is durable.
-                Figure::Rate if target.row.starts_with("sync") => Some(ours.rate / rival.rate),
-                Figure::Rate => Some(ours.bytes_per_second / rival.bytes_per_second),
+                Figure::Rate => Some(rate_of(ours, bulk) / rate_of(rival, bulk)),
                 Figure::Tail => Some(rival.p999? / ours.p999?),
             }
         });

@@ -32,7 +32,7 @@ pub fn markdown(results: &Results) -> String {
     let mut out = String::new();
     let facts: Vec<String> = results.machine.iter().map(|(name, value)| format!("{name}: {value}")).collect();
     out.push_str(&format!(
-        "{} rounds; in each every contestant took its turn in every row, on the same device, formatted afresh; a timed \
+        "Rounds: {}; in each, every contestant took its turn in every row, on the same device, formatted afresh; a timed \
          row lasts {} s. {}.\n\n",
         results.rounds,
         results.seconds,
@@ -111,9 +111,14 @@ fn shown(results: &Results, target: &Target, who: Contestant) -> String {
         let tail = results.spread(target.row, who, |sample| sample.p999);
         return tail.map(|tail| format!("{:.0} µs", tail.median)).unwrap_or_default();
     }
-    let bulk = ids().iter().any(|(id, bulk)| *id == target.row && *bulk);
+    let bulk = is_bulk(target.row);
     let rate = results.spread(target.row, who, |sample| Some(rate_of(sample, bulk)));
     rate.map(|rate| rate_text(rate.median, bulk)).unwrap_or_default()
+}
+
+/// Bytes count in this row, not operations.
+pub fn is_bulk(row: &str) -> bool {
+    ids().iter().any(|(id, bulk)| *id == row && *bulk)
 }
 
 /// MB a second of bulk work, operations a second of other.
