@@ -4,7 +4,8 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 LOOM_MODELS := $(wildcard tests/loom_*.rs)
 
-.PHONY: all demo fuzz test lint stress scale rounds torture mutants bench loom shuttle coverage doc install clean
+.PHONY: all demo fuzz test lint stress scale rounds torture mutants bench bench-report bench-quick bench-floor bench-memory loom \
+	shuttle coverage doc install clean
 
 all:
 	$(CARGO) build --release --locked
@@ -60,8 +61,25 @@ mutants:
 coverage:
 	@nice tests/coverage
 
-# Tables on stdout: the ring in memory, the ring onto a file, LogStructuredStore::append.
+# Through a mount, against ext4, xfs, the raw device and a do-nothing FUSE file system, in turns on one loop device: the
+# raw data goes to docs/performance/results.json. Needs root, and takes a quarter of an hour (BENCH_ROUNDS, BENCH_DIR).
 bench:
+	$(CARGO) bench --locked --bench compare -- run
+
+# Tables and plots of that raw data, put into docs/performance.md.
+bench-report:
+	$(CARGO) bench --locked --bench compare -- report
+
+# Has a ratio fallen well below what was reached (docs/performance/floor.json)? Two minutes; needs root.
+bench-quick:
+	$(CARGO) bench --locked --bench compare -- quick
+
+# What is reached today becomes the floor.
+bench-floor:
+	$(CARGO) bench --locked --bench compare -- floor
+
+# Tables on stdout, without a mount: the ring in memory, the ring onto a file, LogStructuredStore::append.
+bench-memory:
 	$(CARGO) bench --locked --bench ring
 	$(CARGO) bench --locked --bench store
 

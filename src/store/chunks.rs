@@ -1,7 +1,8 @@
 //! A small cache of log bytes read from the device whose frames have all been checked.
 //!
 //! A reader that takes a large record in small pieces, as the kernel's readahead does, would else have it read and
-//! checked again for every piece. What is cached never changes: frames below the written LSN are final.
+//! checked again for every piece. What is cached never changes: frames below the written LSN are final. Buffers of
+//! chunks that go are used again: a megabyte of new pages costs as much as reading it.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,7 +13,9 @@ use crate::format::{FrameSeed, Lsn};
 use crate::io::Buffer;
 
 /// Chunks kept, at most; a chunk is at most a read of [`super::read::CHUNK`] and one largest frame.
-const KEPT: usize = 6;
+const KEPT: usize = 8;
+/// Buffers kept for the next reads.
+const SPARE: usize = 2;
 
 /// Checked frames, one behind the other.
 #[derive(Clone)]
@@ -40,6 +43,7 @@ impl Chunk {
 #[derive(Default)]
 pub struct ChunkCache {
     chunks: Mutex<Vec<Chunk>>,
+    spare: Mutex<Vec<Buffer>>,
 }
 
 impl ChunkCache {
@@ -52,13 +56,38 @@ impl ChunkCache {
         Some(chunk)
     }
 
+    /// Where the frames behind the chunk with `lsn` begin, and their seed, without counting as a use of it.
+    pub fn behind(&self, lsn: Lsn) -> Option<(Lsn, Option<FrameSeed>)> {
+        let chunks = self.chunks.lock();
+        let found = chunks.iter().rev().find(|chunk| chunk.lsns.contains(&lsn))?;
+        Some((found.lsns.end, found.seed))
+    }
+
     /// Keep a chunk; the one longest unused goes.
     pub fn put(&self, chunk: Chunk) {
         let mut chunks = self.chunks.lock();
-        chunks.retain(|have| have.lsns.start != chunk.lsns.start);
-        if chunks.len() >= KEPT {
-            chunks.remove(0);
-        }
+        let same = chunks.iter().position(|have| have.lsns.start == chunk.lsns.start);
+        let goes = same.or((chunks.len() >= KEPT).then_some(0)).map(|at| chunks.remove(at));
         chunks.push(chunk);
+        drop(chunks);
+        // Not if a reader is still copying from it.
+        if let Some(buffer) = goes.and_then(|chunk| Arc::try_unwrap(chunk.buffer).ok()) {
+            self.give_back(buffer);
+        }
+    }
+
+    /// A buffer of exactly this length that was used before: what is in it is old.
+    pub fn used_buffer(&self, len: usize) -> Option<Buffer> {
+        let mut spare = self.spare.lock();
+        let at = spare.iter().position(|buffer| buffer.len() == len)?;
+        Some(spare.swap_remove(at))
+    }
+
+    fn give_back(&self, buffer: Buffer) {
+        let mut spare = self.spare.lock();
+        if spare.len() >= SPARE {
+            spare.remove(0);
+        }
+        spare.push(buffer);
     }
 }

@@ -17,6 +17,7 @@
 //! - `behind`: what a broken frame was, and where the log goes on
 //! - `inspect`, `salvage`: offline: looking, checking, repairing; getting out what is left
 
+mod ahead;
 mod append;
 mod audit;
 mod behind;

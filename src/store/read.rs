@@ -40,14 +40,14 @@ pub(super) struct Job {
     /// Offset behind the range that is being read; 0 before the first.
     pub range_end: u64,
     /// Nothing of this range lies behind this.
-    stop: Lsn,
+    pub stop: Lsn,
     /// Number of the segment that it lies in.
     segment: u64,
     /// Seed of the frames at `lsn`, once one was read.
     pub seed: Option<FrameSeed>,
     /// Bytes to read from the device at least, when a frame is longer than was read.
     pub need: u64,
-    sequential: bool,
+    pub sequential: bool,
     /// What was passed over, if it may have held what is wanted.
     pub damage: Option<String>,
     /// Places behind damage that may be frames and were longer than what was read.
@@ -279,9 +279,9 @@ impl LogStructuredStore {
         };
         let Some((number, mut job)) = self.reads.launch(job, base..end) else { return };
         let len = (end - base) as usize;
-        let Ok(buffer) = self.io.buffer(len) else {
+        let Ok(buffer) = self.read_buffer(len) else {
             let others = self.reads.give_up(number);
-            return std::iter::once(job).chain(others).for_each(|job| job.finish(Err(StoreError::Memory)));
+            return std::iter::once(job).chain(others).for_each(Job::no_memory);
         };
         let until = end.min(written.max(job.lsn));
         let me = self.me.clone();
@@ -332,7 +332,7 @@ impl LogStructuredStore {
     }
 
     /// A read of the device is over: who waited for it, or for its place, goes on.
-    fn landed(&self, number: u64) {
+    pub(super) fn landed(&self, number: u64) {
         for job in self.reads.land(number) {
             self.drive(job);
         }
@@ -378,6 +378,11 @@ impl Job {
     pub fn lost(&self, why: &str) -> String {
         let damage = self.damage.as_deref().map(|damage| format!("; {damage}")).unwrap_or_default();
         format!("log {} offset {} can't be read: {why}{damage}", self.log, self.offset)
+    }
+
+    /// There is no memory for it.
+    pub(super) fn no_memory(self) {
+        self.finish(Err(StoreError::Memory));
     }
 
     /// Bytes that were collected are given in any case; the error comes with the next read.

@@ -13,6 +13,8 @@ use crate::format::Lsn;
 
 /// Reads under way at one time, each of at most a chunk and one largest frame.
 const MAX_READS: usize = 4;
+/// No read ahead is begun beside so many others.
+const MAX_AHEAD: usize = 2;
 
 struct Flying {
     number: u64,
@@ -52,6 +54,19 @@ impl Reads {
         state.next += 1;
         state.flying.push(Flying { number, lsns, waiting: Vec::new() });
         Some((number, job))
+    }
+
+    /// A read ahead of `lsns`: its number, unless the place is on its way already or readers need the device more.
+    pub fn launch_ahead(&self, lsns: Range<Lsn>) -> Option<u64> {
+        let mut state = self.state.lock();
+        let on_its_way = state.flying.iter().any(|read| read.lsns.contains(&lsns.start));
+        if on_its_way || !state.queued.is_empty() || state.flying.len() >= MAX_AHEAD {
+            return None;
+        }
+        let number = state.next;
+        state.next += 1;
+        state.flying.push(Flying { number, lsns, waiting: Vec::new() });
+        Some(number)
     }
 
     /// Read `number` has landed and its chunk is kept: the jobs that waited for it.

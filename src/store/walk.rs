@@ -1,5 +1,6 @@
 //! Walking the frames that a read has brought from the device: checking them, serving the read, passing over damage.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::LogStructuredStore;
@@ -29,21 +30,11 @@ impl LogStructuredStore {
         let mut mounts = self.mounts_of(job.lsn, job.seed);
         let bytes = buffer.as_slice().get(..(until.max(job.lsn) - base) as usize).unwrap_or(&[]);
         let from = |lsn: Lsn| bytes.get((lsn - base) as usize..).unwrap_or(&[]);
-        let mut lsn = job.lsn;
-        let failure = loop {
-            if lsn >= until {
-                break FrameError::NeedMore(FRAME_HEADER);
-            }
-            match mounts.check(lsn, from(lsn)) {
-                Ok(total) => lsn = (lsn + total).min(segment_end),
-                Err(error) => break error,
-            }
-        };
+        let (lsn, failure) = mounts.frames(job.lsn..until, from(job.lsn), segment_end);
         if lsn > job.lsn {
             let chunk = Chunk { lsns: job.lsn..lsn, base, buffer: Arc::new(buffer), seed: mounts.seed };
-            let next = self.take_from_chunk(job, &chunk);
-            self.chunks.put(chunk);
-            return next;
+            self.chunks.put(chunk.clone());
+            return self.take_from_chunk(job, &chunk);
         }
         if let Some(next) = self.over_gap(job, &mounts, &from, until) {
             return next;
@@ -56,6 +47,16 @@ impl LogStructuredStore {
             return Next::Again;
         }
         self.pass_over(job, &mut mounts, &failure, &from, until)
+    }
+
+    /// Keep what was read ahead from `lsn` up to `until`, as far as it checks.
+    pub(super) fn keep_ahead(&self, lsn: Lsn, seed: Option<FrameSeed>, buffer: Buffer, base: Lsn, until: Lsn) {
+        let mut mounts = self.mounts_of(lsn, seed);
+        let bytes = buffer.as_slice().get((lsn - base) as usize..(until - base) as usize).unwrap_or(&[]);
+        let (end, _) = mounts.frames(lsn..until, bytes, self.shape.segment_end(base));
+        if end > lsn {
+            self.chunks.put(Chunk { lsns: lsn..end, base, buffer: Arc::new(buffer), seed: mounts.seed });
+        }
     }
 
     /// No frame checks at the job's LSN because the log ended there once, and the next mount began behind it, on the
@@ -179,6 +180,7 @@ impl LogStructuredStore {
         {
             log.remember(offset, lsn);
         }
+        self.read_ahead(job);
         Next::Again
     }
 
@@ -201,6 +203,20 @@ struct Epochs<'a> {
 }
 
 impl Epochs<'_> {
+    /// Check the frames in `bytes`, which lie at `lsns`: the first place where none checks, and why not.
+    fn frames(&mut self, lsns: Range<Lsn>, bytes: &[u8], segment_end: Lsn) -> (Lsn, FrameError) {
+        let mut lsn = lsns.start;
+        loop {
+            if lsn >= lsns.end {
+                return (lsn, FrameError::NeedMore(FRAME_HEADER));
+            }
+            match self.check(lsn, bytes.get((lsn - lsns.start) as usize..).unwrap_or(&[])) {
+                Ok(total) => lsn = (lsn + total).min(segment_end),
+                Err(error) => return (lsn, error),
+            }
+        }
+    }
+
     /// Length of the frame at `lsn`, if it checks.
     fn check(&mut self, lsn: Lsn, bytes: &[u8]) -> Result<u64, FrameError> {
         if let Some(epoch) = self.known.epoch_at(lsn) {

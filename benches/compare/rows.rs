@@ -1,0 +1,142 @@
+//! What is measured: each row is one kind of work, done by each of its contestants.
+
+use super::contestant::Contestant::{self, Ext4, Fio, Llamafs, Null, Raw, Xfs};
+use super::job::Durable;
+
+/// One kind of work.
+pub struct Row {
+    /// Name in the raw data.
+    pub id: &'static str,
+    pub title: &'static str,
+    pub kind: Kind,
+    pub contestants: &'static [Contestant],
+    /// Mount options of llamafs.
+    pub options: &'static str,
+    /// Part of the short run that looks for a loss of speed.
+    pub quick: bool,
+}
+
+/// How the work is done.
+#[derive(Clone, Copy)]
+pub enum Kind {
+    /// So many seconds long, each process as fast as it can.
+    Timed { record: usize, processes: usize, one_file: bool, durable: Durable },
+    /// So many MiB, by one process.
+    Bulk { record: usize, mebibytes: u64 },
+    /// Read what was written before: after a remount, and once more.
+    Read { mebibytes: u64 },
+}
+
+/// Requests that the raw rivals have on their way in bulk work.
+pub const RAW_DEPTH: usize = 4;
+/// The unit of durable raw writes.
+pub const RAW_BLOCK: usize = 4096;
+/// Bulk work on the device of 2 GiB.
+const BULK_MIB: u64 = 1024;
+const SMALL_MIB: u64 = 256;
+const MIB: usize = 1 << 20;
+
+const SYNCED: fn(usize, bool) -> Kind =
+    |processes, one_file| Kind::Timed { record: 100, processes, one_file, durable: Durable::Each };
+
+/// All rows, those of the targets first.
+pub fn rows() -> Vec<Row> {
+    let row = |id, title, kind, contestants| Row { id, title, kind, contestants, options: "", quick: false };
+    let single = |record, durable| Kind::Timed { record, processes: 1, one_file: true, durable };
+    vec![
+        Row {
+            quick: true,
+            ..row("sync-1", "100 B + fdatasync, 1 process", SYNCED(1, true), &[Llamafs, Ext4, Xfs, Raw, Fio])
+        },
+        Row {
+            quick: true,
+            ..row("sync-8", "100 B + fdatasync, 8 processes, one file each", SYNCED(8, false), &[Llamafs, Ext4, Xfs])
+        },
+        Row {
+            options: "parallel",
+            quick: true,
+            ..row("sync-8-one", "100 B + fdatasync, 8 processes on one file", SYNCED(8, true), &[Llamafs, Ext4, Xfs])
+        },
+        row("sync-32", "100 B + fdatasync, 32 processes, one file each", SYNCED(32, false), &[Llamafs, Ext4, Xfs]),
+        Row {
+            quick: true,
+            ..row(
+                "bulk-1m",
+                "1 MiB appends, fsync at the end",
+                Kind::Bulk { record: MIB, mebibytes: BULK_MIB },
+                &[Llamafs, Ext4, Xfs, Raw, Fio],
+            )
+        },
+        row(
+            "bulk-64k",
+            "64 KiB appends, fsync at the end",
+            Kind::Bulk { record: 64 << 10, mebibytes: BULK_MIB },
+            &[Llamafs, Ext4, Xfs],
+        ),
+        Row {
+            quick: true,
+            ..row("unsynced-100", "100 B unsynced, 1 process", single(100, Durable::Never), &[Llamafs, Null])
+        },
+        row(
+            "unsynced-4k",
+            "4 KiB appends, fsync at the end",
+            Kind::Bulk { record: 4096, mebibytes: SMALL_MIB },
+            &[Llamafs, Null],
+        ),
+        row("read", "sequential read", Kind::Read { mebibytes: BULK_MIB }, &[Llamafs, Ext4, Xfs, Raw]),
+        row("sync-1-4k", "4 KiB + fdatasync, 1 process", single(4096, Durable::Each), &[Llamafs, Ext4, Xfs]),
+        row("dsync-1", "100 B with O_DSYNC, 1 process", single(100, Durable::Dsync), &[Llamafs, Ext4, Xfs]),
+        row("every-100", "100 B, fdatasync after every 100", single(100, Durable::Every(100)), &[Llamafs, Ext4, Xfs]),
+    ]
+}
+
+/// Row of the first read after a mount, in the raw data.
+pub const COLD: &str = "read-cold";
+/// Row of the read after it.
+pub const WARM: &str = "read-warm";
+
+/// What is compared.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Figure {
+    /// Operations a second: higher is better.
+    Rate,
+    /// Latency of one in a thousand: the rival's by ours.
+    Tail,
+}
+
+/// A ratio that is wanted.
+pub struct Target {
+    pub row: &'static str,
+    pub rival: Contestant,
+    pub figure: Figure,
+    pub at_least: f64,
+}
+
+/// Of one row and one figure.
+const fn target(row: &'static str, rival: Contestant, figure: Figure, at_least: f64) -> Target {
+    Target { row, rival, figure, at_least }
+}
+
+/// The ratios of the target table.
+pub const TARGETS: [Target; 15] = [
+    target("sync-1", Ext4, Figure::Rate, 2.0),
+    target("sync-1", Xfs, Figure::Rate, 1.4),
+    target("sync-1", Raw, Figure::Rate, 0.85),
+    target("sync-8", Ext4, Figure::Rate, 2.0),
+    target("sync-8", Xfs, Figure::Rate, 2.0),
+    target("sync-8-one", Ext4, Figure::Rate, 2.0),
+    target("sync-8-one", Xfs, Figure::Rate, 2.0),
+    target("sync-32", Ext4, Figure::Rate, 2.0),
+    target("bulk-1m", Raw, Figure::Rate, 0.90),
+    target("bulk-1m", Ext4, Figure::Rate, 2.5),
+    target("bulk-64k", Ext4, Figure::Rate, 1.5),
+    target("unsynced-100", Null, Figure::Rate, 0.95),
+    target(COLD, Raw, Figure::Rate, 0.85),
+    target(WARM, Ext4, Figure::Rate, 0.9),
+    target("sync-8", Ext4, Figure::Tail, 1.0),
+];
+
+/// Bytes of log space for each byte of payload: row, at most.
+pub const SPACE: [(&str, f64); 3] = [("sync-1", 1.8), ("unsynced-100", 1.5), ("unsynced-4k", 1.02)];
+/// Resident memory of the daemon, in MiB, under any of the loads.
+pub const MEMORY_MIB: f64 = 64.0;
