@@ -224,3 +224,54 @@ fn a_store_grows_with_its_device_mounted_or_not() {
     store.close().unwrap();
     assert!(Image::open(device as Arc<dyn Device>).unwrap().check(&mut |_, _| {}).unwrap().is_clean());
 }
+
+/// Trims by time look for their place while segments are cleaned, let go and written again under them: never does one
+/// take a record that is younger than it says.
+#[test]
+fn a_trim_by_time_beside_the_cleaner_takes_nothing_younger() {
+    let device = made(16);
+    let store = open(&device);
+    store.start();
+    let keep = make(&store, "keep");
+    let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
+    let (times, over) = (std::sync::Mutex::new(Vec::new()), std::sync::atomic::AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..150 {
+                let goes = make(&store, "goes");
+                for n in 0..60 {
+                    if n % 10 == 0 {
+                        // Before the record is accepted: its own time is not before this.
+                        let before = now();
+                        store.append(keep, &record(keep, round * 6 + n / 10, 500)).unwrap();
+                        times.lock().unwrap().push(before);
+                    }
+                    store.append(goes, &record(goes, n, 4000)).unwrap();
+                }
+                remove(&store, "goes");
+            }
+            over.store(true, std::sync::atomic::Ordering::SeqCst);
+        });
+        while !over.load(std::sync::atomic::Ordering::SeqCst) {
+            let (place, time) = {
+                let times = times.lock().unwrap();
+                let place = times.len().saturating_sub(20);
+                (place as u64, times.get(place).copied().unwrap_or(0))
+            };
+            let head = store.trim(keep, llamafs::store::TrimTo::Since(time)).unwrap().head;
+            assert!(head <= place * 500, "record {place} is of {time} or later, and the log begins at {head}");
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    });
+    let stats = store.stats();
+    assert!(stats.segments_freed > 20 && stats.trimmed_bytes > 0, "{stats:?}");
+    let head = store.log(keep).unwrap().head as usize;
+    assert!(
+        read_all(&store, keep)[head..]
+            .chunks(500)
+            .enumerate()
+            .all(|(n, part)| part == record(keep, head / 500 + n, 500))
+    );
+    store.close().unwrap();
+    assert!(Image::open(device as Arc<dyn Device>).unwrap().check(&mut |_, _| {}).unwrap().is_clean());
+}

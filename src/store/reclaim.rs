@@ -7,7 +7,7 @@ use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use crate::sync::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 use super::LogStructuredStore;
 use super::cleaner::{CHEAP_PERCENT, WORTH_PERCENT};
@@ -55,6 +55,11 @@ struct State {
 }
 
 impl Reclaimer {
+    /// Keep segments where they are: nobody else lets go or cleans meanwhile.
+    pub fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock()
+    }
+
     /// There may be something to do. False: there is no thread for it.
     pub fn ask(&self) -> bool {
         let mut state = self.state.lock();

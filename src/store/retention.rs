@@ -93,22 +93,34 @@ impl LogStructuredStore {
         let store = self.store_policy();
         let ids: Vec<LogId> = self.catalog.tree.read().ids().collect();
         for id in ids {
-            let (policy, head, size, first_ns) = {
-                let Some(log) = self.catalog.lock(id) else { continue };
-                let first = log.ranges.iter().next().map_or(now, |range| range.time_ns);
-                (store.of(&log.entry), log.entry.head, log.entry.size, first)
-            };
-            let mut wanted = head;
-            if let Some(bytes) = policy.retain_bytes.filter(|bytes| size - head > *bytes) {
-                wanted = wanted.max(self.head_for(id, size, bytes)?);
+            match self.retain_one(id, &store, now) {
+                Ok(()) => {}
+                // One that can't be read, or is gone meanwhile, keeps no other from being looked at.
+                Err(error @ (StoreError::Io(_) | StoreError::NotFound)) => {
+                    log::warn!("{}: the limits of log {id} can't be kept: {error}", self.io.describe());
+                }
+                Err(error) => return Err(error),
             }
-            if let Some(age) = policy.retain_age_ns.filter(|age| first_ns.saturating_add(*age) < now) {
-                wanted = wanted.max(self.head_since(id, now.saturating_sub(age))?);
-            }
-            if wanted > head {
-                let trimmed = self.raise_head(id, wanted)?;
-                self.retention.expired.fetch_add(trimmed.head - trimmed.before, Ordering::Relaxed);
-            }
+        }
+        Ok(())
+    }
+
+    fn retain_one(&self, id: LogId, store: &StorePolicy, now: u64) -> Result<(), StoreError> {
+        let (policy, head, size, first_ns) = {
+            let Some(log) = self.catalog.lock(id) else { return Ok(()) };
+            let first = log.ranges.iter().next().map_or(now, |range| range.time_ns);
+            (store.of(&log.entry), log.entry.head, log.entry.size, first)
+        };
+        let mut wanted = head;
+        if let Some(bytes) = policy.retain_bytes.filter(|bytes| size - head > *bytes) {
+            wanted = wanted.max(self.head_for(id, size, bytes)?);
+        }
+        if let Some(age) = policy.retain_age_ns.filter(|age| first_ns.saturating_add(*age) < now) {
+            wanted = wanted.max(self.head_since(id, now.saturating_sub(age))?);
+        }
+        if wanted > head {
+            let trimmed = self.raise_head(id, wanted)?;
+            self.retention.expired.fetch_add(trimmed.head - trimmed.before, Ordering::Relaxed);
         }
         Ok(())
     }

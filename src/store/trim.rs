@@ -45,6 +45,9 @@ impl LogStructuredStore {
     /// Trim a log by hand: a record goes whole or not at all, and never fewer bytes stay than the log is to keep. Waits
     /// for the device.
     pub fn trim(&self, log: LogId, to: TrimTo) -> Result<Trimmed, StoreError> {
+        // While it looks for the place, nobody cleans or lets go the segment that it looks in: a record that is not found
+        // there because it was moved would be taken for one that never was, and what is younger would go.
+        let turn = self.reclaimer.turn();
         let info = self.log(log).ok_or(StoreError::NotFound)?;
         let head = match to {
             TrimTo::Before(offset) => self.boundary(log, offset, Side::Begin)?,
@@ -53,6 +56,7 @@ impl LogStructuredStore {
         };
         let trimmed = self.raise_head(log, self.kept(log, head)?)?;
         self.retention.trimmed.fetch_add(trimmed.head - trimmed.before, Ordering::Relaxed);
+        drop(turn);
         self.ask_for_room();
         Ok(trimmed)
     }
