@@ -2,14 +2,27 @@
 
 use std::path::Path;
 
-use rustix::fs::{XattrFlags, setxattr};
+use rustix::fs::{XattrFlags, getxattr, setxattr};
 use rustix::io::Errno;
 
-use super::failure::Failure;
+use super::failure::{Context, Failure};
+use crate::fs::policy::PREFIX;
 
-/// Writes `value` to the attribute `name` of `path`, which lies in a mounted store.
+/// Digits of the largest number, and some.
+const LONGEST: usize = 32;
+
+/// The number that our attribute `name` of `path` holds.
+pub fn number(path: &Path, name: &str) -> Result<u64, Failure> {
+    let mut value = [0; LONGEST];
+    let name = format!("{PREFIX}{name}");
+    let len = getxattr(path, &name, &mut value).map_err(std::io::Error::from).context(path.display())?;
+    let text = value.get(..len).and_then(|value| std::str::from_utf8(value).ok()).unwrap_or_default();
+    text.parse().context(format_args!("{}: {name}", path.display()))
+}
+
+/// Writes `value` to our attribute `name` of `path`, which lies in a mounted store.
 pub fn ask(path: &Path, name: &str, value: &str) -> Result<(), Failure> {
-    setxattr(path, name, value.as_bytes(), XattrFlags::empty()).map_err(|error| {
+    setxattr(path, format!("{PREFIX}{name}"), value.as_bytes(), XattrFlags::empty()).map_err(|error| {
         let path = path.display();
         Failure::new(match error {
             Errno::PERM | Errno::ACCESS => {

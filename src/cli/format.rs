@@ -14,7 +14,7 @@ use crate::store::{FormatOptions, FormatReport, LogStructuredStore};
 use super::failure::{Context, Failure, Outcome, print};
 use super::signature::{self, Found};
 use super::{device, table};
-use crate::fs::size;
+use crate::fs::{policy, size};
 
 /// Makes a new, empty store on a block device or in a file.
 #[derive(Debug, clap::Args)]
@@ -44,7 +44,7 @@ pub struct Args {
     #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "0", hide_default_value = true)]
     retain_bytes: u64,
     /// Records are kept so long at most, such as 30d or 12h [default: no limit]
-    #[arg(long, value_name = "AGE", value_parser = age, default_value = "0s", hide_default_value = true)]
+    #[arg(long, value_name = "AGE", value_parser = policy::age, default_value = "0s", hide_default_value = true)]
     retain_age: u64,
     /// Never fewer bytes of a log than this are kept, whatever the limits say [default: 0]
     #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "0", hide_default_value = true)]
@@ -282,13 +282,6 @@ fn owner(text: &str) -> Result<Owner, String> {
         },
     };
     Ok(Owner { uid, gid })
-}
-
-/// `30d`, `12h`: ns.
-fn age(text: &str) -> Result<u64, String> {
-    let age =
-        humantime::parse_duration(text).map_err(|error| format!("`{text}` is no age such as 30d or 12h: {error}"))?;
-    u64::try_from(age.as_nanos()).map_err(|_| format!("`{text}` is longer than anything lasts"))
 }
 
 #[cfg(test)]

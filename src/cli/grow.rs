@@ -8,10 +8,8 @@ use crate::store::{GrowReport, grow};
 use super::failure::{Context, Failure, Outcome, print};
 use super::mounts::{self, Mount};
 use super::{attribute, device, status};
+use crate::fs::policy::GROW;
 use crate::fs::size;
-
-/// The attribute of a mount's root that asks its daemon to grow.
-const ATTRIBUTE: &str = "user.llamafs.grow";
 
 /// Lets a store take all of a device or file that has become larger. Nothing is moved; a mounted store is not interrupted.
 #[derive(Debug, clap::Args)]
@@ -47,7 +45,7 @@ fn online(mount: &Mount) -> Result<GrowReport, Failure> {
         live.get(name).and_then(serde_json::Value::as_u64).ok_or_else(|| Failure::new(format!("status lacks {name}")))
     };
     let segments_before = figure("segments")?;
-    attribute::ask(&mount.point, ATTRIBUTE, "now")?;
+    attribute::ask(&mount.point, GROW, "now")?;
     Ok(GrowReport { segments_before, segments: figure("segments")?, segment_size: figure("segment_size")? })
 }
 

@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use super::failure::Failure;
+
 /// The type that the kernel shows for our mounts.
 const FS_TYPE: &str = "fuse.llamafs";
 
@@ -36,6 +38,14 @@ fn all() -> Vec<Mount> {
 pub fn at(point: &Path) -> Option<Mount> {
     let point = resolve(point);
     all().into_iter().rev().find(|mount| mount.point == point)
+}
+
+/// The llamafs mount at exactly this path.
+pub fn llamafs_at(point: &Path) -> Result<Mount, Failure> {
+    at(point).filter(Mount::is_llamafs).ok_or_else(|| {
+        let name = point.display();
+        Failure::new(format!("no llamafs store is mounted on {name}: `findmnt -t {FS_TYPE}` lists them"))
+    })
 }
 
 /// A llamafs mount of this device.

@@ -1,19 +1,15 @@
 //! `llamafs trim`: lets go of the old end of a log in a mounted store.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::attribute::ask;
+use super::attribute;
 use super::failure::{Context, Failure, Outcome, print};
-use super::mounts::{self, Mount};
+use super::mounts;
+use crate::fs::policy::{HEAD, TRIM};
 use crate::fs::size;
-
-/// The attribute of a log that lets go of its old end.
-const TRIM: &str = "user.llamafs.trim";
-/// The attribute that tells where it begins.
-const HEAD: &str = "user.llamafs.head";
 
 /// Lets go of the old end of a log: its space comes back, its name and offsets stay, and what lay there reads as zeros.
 #[derive(Debug, clap::Args)]
@@ -33,10 +29,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Outcome {
-    let name = args.mountpoint.display();
-    let mount = mounts::at(&args.mountpoint).filter(Mount::is_llamafs).ok_or_else(|| {
-        Failure::new(format!("no llamafs store is mounted on {name}: `findmnt -t fuse.llamafs` lists them"))
-    })?;
+    let mount = mounts::llamafs_at(&args.mountpoint)?;
     let relative = args.log.strip_prefix("/").unwrap_or(&args.log);
     let path = mount.point.join(relative);
     let value = match (&args.before, args.keep) {
@@ -46,9 +39,9 @@ pub fn run(args: &Args) -> Outcome {
         },
         (None, keep) => format!("keep:{}", keep.unwrap_or_default()),
     };
-    let before = head(&path)?;
-    ask(&path, TRIM, &value)?;
-    let head = head(&path)?;
+    let before = attribute::number(&path, HEAD)?;
+    attribute::ask(&path, TRIM, &value)?;
+    let head = attribute::number(&path, HEAD)?;
     let size = std::fs::metadata(&path).context(path.display())?.size();
     let text = format!(
         "{}: {} bytes let go, {} stay from offset {head}",
@@ -67,11 +60,4 @@ pub fn time_ns(text: &str) -> Result<u64, Failure> {
     })?;
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     Ok(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
-}
-
-fn head(path: &Path) -> Result<u64, Failure> {
-    let mut value = [0; 32];
-    let len = rustix::fs::getxattr(path, HEAD, &mut value).map_err(std::io::Error::from).context(path.display())?;
-    let text = value.get(..len).and_then(|value| std::str::from_utf8(value).ok()).unwrap_or_default();
-    text.parse().context(format_args!("{}: {HEAD}", path.display()))
 }

@@ -27,9 +27,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args) -> Outcome {
     let name = args.mountpoint.display();
-    let mount = mounts::at(&args.mountpoint).filter(Mount::is_llamafs).ok_or_else(|| {
-        Failure::new(format!("no llamafs store is mounted on {name}: `findmnt -t fuse.llamafs` lists them"))
-    })?;
+    let mount = mounts::llamafs_at(&args.mountpoint)?;
     // Asked while it still can answer. A daemon that is dead already can't, and needs no waiting.
     let live = status::live(&mount.point).ok();
     let daemon = live.as_ref().and_then(|live| live.get("pid")?.as_i64()?.try_into().ok()).and_then(Process::hold);

@@ -22,7 +22,7 @@ const FS_APPEND_FL: u32 = 0x20;
 /// The same in `struct fsxattr`.
 const FS_XFLAG_APPEND: u32 = 0x10;
 /// Extended attributes of a log that are figures.
-const FIGURES: [&str; 6] = ["id", "size", "head", "end_lsn", "stable_lsn", "device_bytes"];
+const FIGURES: [&str; 6] = ["id", "size", policy::HEAD, "end_lsn", "stable_lsn", "device_bytes"];
 
 /// Names as `listxattr` gives them, each closed by a zero byte.
 fn listed<'a>(names: impl Iterator<Item = &'a &'a str>) -> Vec<u8> {

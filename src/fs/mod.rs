@@ -12,7 +12,7 @@ mod gate;
 mod inode;
 mod logs;
 mod open;
-mod policy;
+pub mod policy;
 mod read;
 pub mod size;
 mod snapshots;

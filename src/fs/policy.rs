@@ -18,6 +18,12 @@ pub const PREFIX: &str = "user.llamafs.";
 pub const SETTINGS: [&str; 3] = ["retain_bytes", "retain_age", "keep_min"];
 /// A setting of the root alone.
 pub const ON_FULL: &str = "on_full";
+/// Written to a log: lets go of its old end.
+pub const TRIM: &str = "trim";
+/// Written to the root: takes all of a device that has become larger.
+pub const GROW: &str = "grow";
+/// Where a log begins.
+pub const HEAD: &str = "head";
 /// What a limit is that says nothing.
 const DEFAULT: &str = "default";
 /// What a limit is that is none.
@@ -52,31 +58,29 @@ pub fn shown(info: &NodeInfo, name: &str) -> Option<String> {
 }
 
 /// A limit as people write it.
-fn limit(value: &str, parse: impl Fn(&str) -> Option<u64>) -> Result<u64, Errno> {
+fn limit(value: &str, parse: impl Fn(&str) -> Result<u64, String>) -> Result<u64, Errno> {
     match value {
         DEFAULT => Ok(0),
         NONE => Ok(NO_LIMIT),
         // 0 bytes are no limit that anybody could mean, and stand for something else.
-        text => parse(text).filter(|value| ![0, NO_LIMIT].contains(value)).ok_or(Errno::EINVAL),
+        text => parse(text).ok().filter(|value| ![0, NO_LIMIT].contains(value)).ok_or(Errno::EINVAL),
     }
 }
 
-fn bytes(text: &str) -> Option<u64> {
-    size::parse(text).ok()
-}
-
-fn age(text: &str) -> Option<u64> {
-    let age = humantime::parse_duration(text).ok()?;
-    u64::try_from(age.as_nanos()).ok()
+/// `30d`, `12h`: ns.
+pub fn age(text: &str) -> Result<u64, String> {
+    let age =
+        humantime::parse_duration(text).map_err(|error| format!("`{text}` is no age such as 30d or 12h: {error}"))?;
+    u64::try_from(age.as_nanos()).map_err(|_| format!("`{text}` is longer than anything lasts"))
 }
 
 /// What a setting comes to.
 fn setting(root: bool, name: &str, value: &str) -> Result<AttrChange, Errno> {
     let none = AttrChange::default();
     Ok(match name {
-        "retain_bytes" => AttrChange { retain_bytes: Some(limit(value, bytes)?), ..none },
+        "retain_bytes" => AttrChange { retain_bytes: Some(limit(value, size::parse)?), ..none },
         "retain_age" => AttrChange { retain_age_ns: Some(limit(value, age)?), ..none },
-        "keep_min" => AttrChange { keep_min: Some(limit(value, bytes)?), ..none },
+        "keep_min" => AttrChange { keep_min: Some(limit(value, size::parse)?), ..none },
         ON_FULL if root => match value {
             STOP => AttrChange { drop_oldest: Some(false), ..none },
             DROP_OLDEST => AttrChange { drop_oldest: Some(true), ..none },
@@ -137,8 +141,8 @@ impl LlamaFs {
             return Err(Errno::EPERM);
         }
         Ok(match name {
-            "trim" if info.kind == NodeKind::Log => Err(Work::Trim(info.id, trim_to(value)?)),
-            "grow" if root => Err(Work::Grow),
+            TRIM if info.kind == NodeKind::Log => Err(Work::Trim(info.id, trim_to(value)?)),
+            GROW if root => Err(Work::Grow),
             name => Ok((info.id, setting(root, name, value)?)),
         })
     }

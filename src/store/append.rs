@@ -74,10 +74,7 @@ impl LogStructuredStore {
                 return self.append_in_turn(log, data);
             }
             match self.append_record(log, data, AppendAt::End) {
-                // On a store whose threads are not started, this thread takes the completions that make room.
-                Err(StoreError::WouldBlock) if self.io.poll(true) > 0 => {}
-                // Without the log's lock: who makes room may need it, for an append that waits in the queue.
-                Err(StoreError::WouldBlock) => self.ring.wait_for_room(),
+                Err(StoreError::WouldBlock) => self.wait_for_ring(),
                 Err(StoreError::NoSpace) if self.can_make_room() && self.reclaim_now() => {}
                 result => return result,
             }
@@ -194,13 +191,36 @@ impl LogStructuredStore {
 
     /// An append that finds no room waits while room can be made.
     fn append_or_wait(&self, log: LogId, data: &[u8], at: AppendAt) -> Result<Appended, StoreError> {
-        match self.append_record(log, data, at) {
-            Err(StoreError::NoSpace) if self.can_make_room() => {
-                self.keeper.dirty();
-                self.reclaimer.ask();
-                Err(StoreError::WouldBlock)
+        self.append_record(log, data, at).map_err(|error| self.hopefully(error))
+    }
+
+    /// What found no space waits if room can be made, which is asked for.
+    #[cold]
+    pub(super) fn hopefully(&self, error: StoreError) -> StoreError {
+        if error != StoreError::NoSpace || !self.can_make_room() {
+            return error;
+        }
+        self.keeper.dirty();
+        self.reclaimer.ask();
+        StoreError::WouldBlock
+    }
+
+    /// Try until the ring has room; sleeps while it has none.
+    pub(super) fn patiently<T>(&self, mut attempt: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
+        loop {
+            match attempt() {
+                Err(StoreError::WouldBlock) => self.wait_for_ring(),
+                result => return result,
             }
-            result => result,
+        }
+    }
+
+    /// Sleep until the ring may have room. The caller holds no log's lock: who makes room may need it, for an append that
+    /// waits in the queue.
+    fn wait_for_ring(&self) {
+        // On a store whose threads are not started, this thread takes the completions that make room.
+        if self.io.poll(true) == 0 {
+            self.ring.wait_for_room();
         }
     }
 

@@ -128,14 +128,7 @@ impl LogStructuredStore {
 
     /// A change that finds no room waits while room can be made.
     pub(super) fn apply_or_wait(&self, change: &Change) -> Result<Changed, StoreError> {
-        match self.apply(change) {
-            Err(StoreError::NoSpace) if self.can_make_room() => {
-                self.keeper.dirty();
-                self.reclaimer.ask();
-                Err(StoreError::WouldBlock)
-            }
-            result => result,
-        }
+        self.apply(change).map_err(|error| self.hopefully(error))
     }
 
     /// One change; [`StoreError::WouldBlock`] while the ring is full.
@@ -402,14 +395,10 @@ impl LogStructuredStore {
     /// begins now, and never behind its end.
     pub(super) fn raise_head(&self, id: LogId, head: u64) -> Result<Trimmed, StoreError> {
         self.check_not_write_once()?;
-        loop {
+        self.patiently(|| {
             self.check_writable()?;
-            match self.try_raise_head(id, head) {
-                Err(StoreError::WouldBlock) if self.io.poll(true) > 0 => {}
-                Err(StoreError::WouldBlock) => self.ring.wait_for_room(),
-                result => return result,
-            }
-        }
+            self.try_raise_head(id, head)
+        })
     }
 
     fn try_raise_head(&self, id: LogId, head: u64) -> Result<Trimmed, StoreError> {

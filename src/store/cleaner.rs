@@ -9,10 +9,10 @@ use crate::sync::atomic::Ordering;
 
 use super::LogStructuredStore;
 use super::ranges::{Change, Range, Record};
-use super::scan::{Found, Scanner, Step};
+use super::scan::{Found, Scanner};
 use super::segments::Segment;
 use super::types::StoreError;
-use crate::format::{FrameHead, Kind, Summarised, frame_len};
+use crate::format::{FrameHead, Kind, frame_len};
 
 /// A segment with more than so many of 100 bytes alive is not worth moving.
 pub const WORTH_PERCENT: u64 = 90;
@@ -30,9 +30,7 @@ impl LogStructuredStore {
         let size = self.shape.segment_size;
         let newest = space.table.newest().unwrap_or_default();
         let is_worth_it = |segment: &&Segment| {
-            segment.ranges > 0
-                && matches!(segment.summary, Summarised::At { .. })
-                && segment.live_bytes * 100 <= size * percent
+            segment.ranges > 0 && segment.is_summed_up() && segment.live_bytes * 100 <= size * percent
         };
         let benefit = |segment: &Segment| {
             let (live, age) = (segment.live_bytes as f64 / size as f64, (newest - segment.entry.sequence) as f64);
@@ -80,44 +78,17 @@ impl LogStructuredStore {
         let mut scanner = Scanner::new(&self.io, self.shape, self.superblock.uuid, self.superblock.epoch, true);
         scanner.tolerate_errors();
         scanner.enter(self.shape.first_frame(sequence), entry.physical, entry.epoch);
-        let failed = |error: crate::io::IoError| StoreError::Io(error.to_string());
-        loop {
-            let place = scanner.place();
-            if let Some(epoch) = self.mounts.epoch_at(place) {
-                scanner.raise_epoch(epoch);
-            }
-            match scanner.step().map_err(failed)? {
-                Step::SegmentEnd => return Ok(()),
-                Step::Frame(found) => {
-                    let belongs = self.mounts.epoch_at(found.lsn).is_none_or(|epoch| epoch == found.epoch);
-                    if belongs && found.kind.is_record() {
-                        self.move_record(sequence, &found)?;
-                    }
-                }
-                // What can't be read can't be moved: its range stays, and with it the segment.
-                Step::Broken(_) => {
-                    let over = self.mounts.over_gap(place);
-                    match if over > place { Some(over) } else { scanner.behind(place).map_err(failed)?.next } {
-                        Some(next) if next < scanner.segment_end() => scanner.go_to(next),
-                        _ => return Ok(()),
-                    }
-                }
+        // What can't be read can't be moved: its range stays, and with it the segment.
+        while let Some(found) = scanner.next_frame(&self.mounts, scanner.segment_end())? {
+            if found.kind.is_record() {
+                self.patiently(|| self.move_record(sequence, &found))?;
             }
         }
+        Ok(())
     }
 
-    /// Move one record out of segment `sequence`, if it is alive; sleeps while the ring is full.
+    /// Move one record out of segment `sequence`, if it is alive; [`StoreError::WouldBlock`] while the ring is full.
     fn move_record(&self, sequence: u64, found: &Found) -> Result<(), StoreError> {
-        loop {
-            match self.try_move(sequence, found) {
-                Err(StoreError::WouldBlock) if self.io.poll(true) > 0 => {}
-                Err(StoreError::WouldBlock) => self.ring.wait_for_room(),
-                result => return result,
-            }
-        }
-    }
-
-    fn try_move(&self, sequence: u64, found: &Found) -> Result<(), StoreError> {
         self.check_writable()?;
         let Found { log_id, offset, value: len, time_ns, .. } = *found;
         let Some(mut log) = self.catalog.lock(log_id) else { return Ok(()) };
@@ -146,7 +117,6 @@ impl LogStructuredStore {
         log.entry.device_bytes = account(log.entry.device_bytes, &changes);
         log.end_lsn = log.end_lsn.max(lsn + total);
         self.flusher.space().table.apply(log_id, &changes);
-        self.space_counters.moved_records.fetch_add(1, Ordering::Relaxed);
         self.space_counters.moved_bytes.fetch_add(total, Ordering::Relaxed);
         self.keeper.dirty();
         Ok(())

@@ -6,7 +6,6 @@ use std::collections::HashMap;
 use super::types::StoreError;
 use super::{LogStructuredStore, checkpoints, superblocks};
 use crate::format::{CatalogEntry, Checkpoint, LogIndex, Lsn, SavedRange, SegmentEntry, Summarised};
-use crate::io::IoError;
 
 /// Bytes of log written for each byte of a checkpoint, at least: what a large catalog costs is bounded by it, and so is
 /// what recovery has to read.
@@ -56,7 +55,7 @@ impl LogStructuredStore {
             summarised,
             ranges,
         };
-        match checkpoints::save(&self.io, &last.superblock, checkpoint).map_err(io_error)? {
+        match checkpoints::save(&self.io, &last.superblock, checkpoint)? {
             Some(len) => {
                 self.recovery_lsn.store(recovery_lsn, Ordering::Relaxed);
                 last.len = len;
@@ -78,7 +77,7 @@ impl LogStructuredStore {
     fn capture(&self) -> Captured {
         let summaries: HashMap<u64, Summarised> = {
             let space = self.flusher.space();
-            let with = space.table.segments().filter(|segment| matches!(segment.summary, Summarised::At { .. }));
+            let with = space.table.segments().filter(|segment| segment.is_summed_up());
             with.map(|segment| (segment.entry.sequence, segment.summary)).collect()
         };
         let summed_up = summaries.values().map(|summary| match summary {
@@ -145,7 +144,7 @@ impl LogStructuredStore {
         last.superblock.clean = true;
         last.superblock.stable_lsn = end;
         last.superblock.end_lsn = end;
-        superblocks::write_next(&self.io, &mut last.superblock).map_err(io_error)
+        Ok(superblocks::write_next(&self.io, &mut last.superblock)?)
     }
 }
 
@@ -168,8 +167,4 @@ struct Captured {
     next_id: u32,
     /// What it knows of lies below.
     end_lsn: Lsn,
-}
-
-fn io_error(error: IoError) -> StoreError {
-    StoreError::Io(error.to_string())
 }

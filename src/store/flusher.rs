@@ -203,7 +203,7 @@ impl Flusher {
             }
             self.slot_free();
         }
-        StoreError::Io(error.to_string())
+        error.clone().into()
     }
 
     /// Put what it lacks around the claims of `fill`; gives the bytes to write and the mark's value.

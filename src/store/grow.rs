@@ -95,8 +95,7 @@ impl LogStructuredStore {
     pub fn grow(&self) -> Result<GrowReport, StoreError> {
         self.check_open()?;
         self.check_writable()?;
-        let failed = |error: IoError| StoreError::Io(error.to_string());
-        let capacity = self.io.refresh_capacity().map_err(failed)?;
+        let capacity = self.io.refresh_capacity()?;
         let catalog_bytes = self.catalog.tree.read().bytes;
         let mut last = self.checkpointing.lock();
         let before = last.superblock.segment_count;
@@ -105,10 +104,10 @@ impl LogStructuredStore {
             StoreError::CatalogFull
         })?;
         if let Some(larger) = larger {
-            wipe_headers(&self.io, &last.superblock, &larger).map_err(failed)?;
+            wipe_headers(&self.io, &last.superblock, &larger)?;
             last.superblock = larger;
             for _copy in 0..2 {
-                write_next(&self.io, &mut last.superblock).map_err(failed)?;
+                write_next(&self.io, &mut last.superblock)?;
             }
             self.flusher.grow(u32::try_from(last.superblock.segment_count).unwrap_or(u32::MAX));
             self.flusher.full.store(false, Ordering::Relaxed);

@@ -33,6 +33,7 @@ mod commit;
 mod create;
 mod error;
 mod flusher;
+mod frames;
 mod geometry;
 mod grow;
 mod index;

@@ -261,6 +261,12 @@ impl Ranges {
     }
 
     /// All that lie in segment `sequence`.
+    pub fn in_segment(&self, sequence: u64, shape: &Shape) -> impl Iterator<Item = &Range> {
+        let shape = *shape;
+        self.ranges.iter().filter(move |range| shape.sequence(range.lsn) == sequence)
+    }
+
+    /// The same.
     pub fn in_segment_mut(&mut self, sequence: u64, shape: &Shape) -> impl Iterator<Item = &mut Range> {
         let shape = *shape;
         self.ranges.iter_mut().filter(move |range| shape.sequence(range.lsn) == sequence)

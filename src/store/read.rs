@@ -310,7 +310,7 @@ impl LogStructuredStore {
             if let Some(error) = around.error {
                 job.unreadable += if around.all_lost { ALL_OF_IT } else { 1 };
                 if job.unreadable > MAX_UNREADABLE {
-                    let failed = Next::Finish(Err(StoreError::Io(error.to_string())));
+                    let failed = Next::Finish(Err(error.into()));
                     return store.after_read(number, job, failed);
                 }
                 job.damage.get_or_insert_with(|| error.to_string());
@@ -362,7 +362,7 @@ impl LogStructuredStore {
             Box::new(move |result| {
                 done(match result {
                     Ok(buffer) => try_copy(buffer.as_slice().get(range).unwrap_or(&[])).ok_or(StoreError::Memory),
-                    Err(error) => Err(StoreError::Io(error.to_string())),
+                    Err(error) => Err(error.into()),
                 });
             }),
         );

@@ -13,7 +13,7 @@ use super::LogStructuredStore;
 use super::cleaner::{CHEAP_PERCENT, WORTH_PERCENT};
 use super::segments::Segment;
 use super::types::StoreError;
-use crate::format::{Lsn, Summarised};
+use crate::format::Lsn;
 
 /// Free segments beyond the reserve below which room is made before anybody needs it.
 const LOW: u64 = 2;
@@ -29,9 +29,7 @@ pub struct SpaceCounters {
     pub freed: AtomicU64,
     /// Segments that were emptied by moving what was alive.
     pub cleaned: AtomicU64,
-    /// Records moved.
-    pub moved_records: AtomicU64,
-    /// Bytes of their frames.
+    /// Bytes of the frames that were written for what was moved.
     pub moved_bytes: AtomicU64,
 }
 
@@ -147,9 +145,7 @@ impl LogStructuredStore {
             let table = &space.table;
             // What has no summary yet is known by what was let go of it; a store of few segments has no room for more.
             let worth = self.shape.segment_size * (100 - WORTH_PERCENT) / 100;
-            let unknown = |segment: &Segment| {
-                !matches!(segment.summary, Summarised::At { .. }) && !segment.too_many && segment.let_go >= worth
-            };
+            let unknown = |segment: &Segment| segment.lacks_summary() && segment.let_go >= worth;
             let unknown = table.reserve() > 0 && table.full(Lsn::MAX).any(unknown);
             unknown || table.retired_count() > 0 || table.dead(Lsn::MAX).next().is_some()
         };

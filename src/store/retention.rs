@@ -7,6 +7,7 @@
 use crate::sync::atomic::{AtomicU64, Ordering};
 
 use super::LogStructuredStore;
+use super::ranges::Range;
 use super::types::{LogId, StoreError};
 use crate::format::catalog::FLAG_DROP_OLDEST;
 use crate::format::{CatalogEntry, ROOT_ID};
@@ -144,11 +145,11 @@ impl LogStructuredStore {
             let mut dropped = 0;
             for id in self.logs_in(sequence) {
                 let end = {
-                    let Some(mut log) = self.catalog.lock(id) else { continue };
-                    log.ranges.in_segment_mut(sequence, &self.shape).map(|range| range.end()).max()
+                    let Some(log) = self.catalog.lock(id) else { continue };
+                    log.ranges.in_segment(sequence, &self.shape).map(Range::end).max()
                 };
                 let Some(end) = end else { continue };
-                let head = self.head_at(id, end)?;
+                let head = self.kept(id, end)?;
                 let trimmed = self.raise_head(id, head)?;
                 self.retention.dropped.fetch_add(trimmed.head - trimmed.before, Ordering::Relaxed);
                 dropped += u64::from(trimmed.head > trimmed.before);

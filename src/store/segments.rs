@@ -211,7 +211,7 @@ impl SegmentTable {
     /// Segment `sequence` has a record of `log`: its summary will have to tell.
     pub fn meets(&mut self, log: LogId, sequence: u64) {
         if let Some(segment) = self.live.get_mut(&sequence)
-            && !matches!(segment.summary, Summarised::At { .. })
+            && !segment.is_summed_up()
             && segment.logs.last() != Some(&log)
         {
             segment.logs.push(log);
@@ -225,13 +225,13 @@ impl SegmentTable {
 
     /// Bytes in full, summed up segments that are not alive.
     pub fn garbage(&self, stable: Lsn) -> u64 {
-        let summed_up = self.full(stable).filter(|segment| matches!(segment.summary, Summarised::At { .. }));
+        let summed_up = self.full(stable).filter(|segment| segment.is_summed_up());
         summed_up.map(|segment| self.shape.segment_size.saturating_sub(segment.live_bytes)).sum()
     }
 
     /// Is there a full segment that lacks a summary?
     pub fn to_sum_up(&self, stable: Lsn) -> bool {
-        self.full(stable).any(|segment| !segment.too_many && !matches!(segment.summary, Summarised::At { .. }))
+        self.full(stable).any(Segment::lacks_summary)
     }
 
     /// Segments that will never change again.
@@ -321,5 +321,15 @@ impl SegmentTable {
 impl Segment {
     fn new(entry: SegmentEntry) -> Self {
         Self { entry, ranges: 0, live_bytes: 0, logs: Vec::new(), summary: Summarised::No, too_many: false, let_go: 0 }
+    }
+
+    /// A SUMM frame tells what it holds.
+    pub fn is_summed_up(&self) -> bool {
+        matches!(self.summary, Summarised::At { .. })
+    }
+
+    /// It has no SUMM frame, and can have one.
+    pub fn lacks_summary(&self) -> bool {
+        !self.too_many && !self.is_summed_up()
     }
 }

@@ -64,16 +64,21 @@ impl LogStructuredStore {
         let end_lsn = self.ring.end_lsn();
         let full = self.flusher.full.load(Ordering::Relaxed);
         let stable_lsn = self.flusher.commit.stable();
-        let (used, available, segments_free, segments_reserved, segments_retired, garbage) = {
+        let of_space = {
             let space = self.flusher.space();
             let (used, available) = space.usage(end_lsn);
             let table = &space.table;
-            let garbage = table.garbage(stable_lsn);
-            (used, available, table.free_count(), table.reserve(), table.retired_count(), garbage)
-        };
-        let (capacity, segments) = {
-            let space = self.flusher.space();
-            (space.table.capacity(), space.table.total())
+            Stats {
+                capacity: table.capacity(),
+                segments: table.total(),
+                used,
+                available: if full { 0 } else { available },
+                segments_free: table.free_count(),
+                segments_reserved: table.reserve(),
+                segments_retired: table.retired_count(),
+                garbage: table.garbage(stable_lsn),
+                ..of_store(self.io.describe(), &self.superblock, &self.shape, &self.recovery)
+            }
         };
         let moved = &self.space_counters;
         let (failed_flushes, seals_full, seals_commit) = self.flusher.counts();
@@ -83,18 +88,10 @@ impl LogStructuredStore {
             (None, false) => "rw".to_owned(),
         };
         Stats {
-            capacity,
-            segments,
-            used,
-            available: if full { 0 } else { available },
             full,
-            segments_free,
-            segments_reserved,
-            segments_retired,
             segments_freed: moved.freed.load(Ordering::Relaxed),
             segments_cleaned: moved.cleaned.load(Ordering::Relaxed),
             moved_bytes: moved.moved_bytes.load(Ordering::Relaxed),
-            garbage,
             expired_bytes: self.retention.expired.load(Ordering::Relaxed),
             dropped_bytes: self.retention.dropped.load(Ordering::Relaxed),
             trimmed_bytes: self.retention.trimmed.load(Ordering::Relaxed),
@@ -118,7 +115,7 @@ impl LogStructuredStore {
             queued_appends: self.deferred(),
             retries: io.retries,
             state,
-            ..of_store(self.io.describe(), &self.superblock, &self.shape, &self.recovery)
+            ..of_space
         }
     }
 

@@ -11,10 +11,7 @@ impl LogStructuredStore {
         let stable = self.flusher.commit.stable();
         let due: Vec<(u64, Vec<LogId>)> = {
             let space = self.flusher.space();
-            let full = space
-                .table
-                .full(stable)
-                .filter(|segment| !segment.too_many && !matches!(segment.summary, Summarised::At { .. }));
+            let full = space.table.full(stable).filter(|segment| segment.lacks_summary());
             full.map(|segment| (segment.entry.sequence, segment.logs.clone())).collect()
         };
         due.into_iter().try_for_each(|(sequence, logs)| self.summarise_one(sequence, logs))
@@ -26,8 +23,8 @@ impl LogStructuredStore {
         let mut ranges = Vec::new();
         for id in &logs {
             // Whoever appends to the segment still holds the log's lock, and is waited for here.
-            let Some(mut log) = self.catalog.lock(*id) else { continue };
-            ranges.extend(log.ranges.in_segment_mut(sequence, &self.shape).map(|range| range.saved(*id)));
+            let Some(log) = self.catalog.lock(*id) else { continue };
+            ranges.extend(log.ranges.in_segment(sequence, &self.shape).map(|range| range.saved(*id)));
         }
         if Summary::encoded_len(ranges.len()) > self.shape.max_record {
             // Checkpoints go on telling what it holds.
@@ -60,12 +57,9 @@ impl LogStructuredStore {
 
     /// The summary of a live segment, from the device.
     pub(super) fn summary_of(&self, sequence: u64) -> Option<Summary> {
-        let table = {
-            let space = self.flusher.space();
-            space.table.clone()
-        };
         let source = Source { io: &self.io, shape: self.shape, superblock: &self.superblock };
-        source.summary_of(&table, sequence, &self.mounts)
+        let place = source.place(&self.flusher.space().table, sequence)?;
+        source.summaries(&[place], &self.mounts).pop().flatten()
     }
 
     /// Segment `sequence` is let go: the summaries in it of others are written again elsewhere.

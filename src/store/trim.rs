@@ -5,10 +5,9 @@ use crate::sync::atomic::Ordering;
 
 use super::LogStructuredStore;
 use super::ranges::Range;
-use super::scan::{Found, Scanner, Step};
+use super::scan::{Found, Scanner};
 use super::types::{LogId, StoreError};
 use crate::format::Lsn;
-use crate::io::IoError;
 
 /// Up to where a log is trimmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,9 +109,8 @@ impl LogStructuredStore {
         };
         let found = self.find_record(log, &range, lsn, |record| record.offset + record.value > offset)?;
         Ok(match (found, side) {
-            (Some(record), _) if record.offset >= offset => record.offset,
-            (Some(record), Side::Begin) => record.offset,
-            (Some(record), Side::End) => record.offset + record.value,
+            (Some(record), Side::End) if record.offset < offset => record.offset + record.value,
+            (Some(record), _) => record.offset,
             (None, Side::Begin) => range.offset,
             (None, Side::End) => range.end(),
         })
@@ -126,7 +124,6 @@ impl LogStructuredStore {
         lsn: Lsn,
         is_it: impl Fn(&Found) -> bool,
     ) -> Result<Option<Found>, StoreError> {
-        let failed = |error: IoError| StoreError::Io(error.to_string());
         let sequence = self.shape.sequence(lsn);
         // It is read from the device.
         self.make_stable_now(self.ring.end_lsn().min(self.shape.segment_end(lsn)))?;
@@ -137,33 +134,17 @@ impl LogStructuredStore {
         let mut scanner = Scanner::new(&self.io, self.shape, self.superblock.uuid, self.superblock.epoch, false);
         scanner.tolerate_errors();
         scanner.enter(lsn, entry.physical, self.mounts.epoch_at(lsn).unwrap_or(entry.epoch));
-        while scanner.place() < end {
-            let place = scanner.place();
-            if let Some(epoch) = self.mounts.epoch_at(place) {
-                scanner.raise_epoch(epoch);
-            }
-            match scanner.step().map_err(failed)? {
-                Step::SegmentEnd => break,
-                Step::Frame(found) => {
-                    let of_range = (range.offset..range.end()).contains(&found.offset);
-                    if found.kind.is_record() && found.log_id == log && of_range && is_it(&found) {
-                        return Ok(Some(found));
-                    }
-                }
-                Step::Broken(_) => {
-                    let over = self.mounts.over_gap(place);
-                    match if over > place { Some(over) } else { scanner.behind(place).map_err(failed)?.next } {
-                        Some(next) => scanner.go_to(next),
-                        None => break,
-                    }
-                }
+        while let Some(found) = scanner.next_frame(&self.mounts, end)? {
+            let of_range = (range.offset..range.end()).contains(&found.offset);
+            if found.kind.is_record() && found.log_id == log && of_range && is_it(&found) {
+                return Ok(Some(found));
             }
         }
         Ok(None)
     }
 
     /// `head`, or below it so that as many bytes stay as the log is to keep.
-    fn kept(&self, log: LogId, head: u64) -> Result<u64, StoreError> {
+    pub(super) fn kept(&self, log: LogId, head: u64) -> Result<u64, StoreError> {
         let (size, policy) = {
             let store = self.store_policy();
             let state = self.catalog.lock(log).ok_or(StoreError::NotFound)?;
@@ -182,11 +163,6 @@ impl LogStructuredStore {
     /// The same for records of before `time_ns`.
     pub(super) fn head_since(&self, log: LogId, time_ns: u64) -> Result<u64, StoreError> {
         let head = self.offset_at(log, time_ns)?;
-        self.kept(log, head)
-    }
-
-    /// The same for everything below `head`, a boundary.
-    pub(super) fn head_at(&self, log: LogId, head: u64) -> Result<u64, StoreError> {
         self.kept(log, head)
     }
 }

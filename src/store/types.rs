@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::format::CatalogEntry;
 use crate::format::catalog::FLAG_DROP_OLDEST;
 pub use crate::format::{NodeKind, ROOT_ID};
+use crate::io::IoError;
 
 /// Id of a log or a directory; never reused within a store. 1 is `/log` of a new store, `ROOT_ID` the root, 0 none.
 pub type NodeId = u32;
@@ -332,6 +333,12 @@ pub enum StoreError {
     /// The store is closing.
     #[error("the store is closed")]
     Closed,
+}
+
+impl From<IoError> for StoreError {
+    fn from(error: IoError) -> Self {
+        Self::Io(error.to_string())
+    }
 }
 
 impl StoreError {

@@ -71,7 +71,7 @@ impl Image {
         Walker::new(&self.io, self.shape, uuid, epoch, &segments, recovered.end, payloads)
             .knowing(recovered.replay.mounts.clone())
             .walk(each)
-            .map_err(|error| StoreError::Io(error.to_string()))
+            .map_err(StoreError::from)
     }
 
     /// Every frame of the log, from the oldest segment to the end that recovery decides; also segment headers and

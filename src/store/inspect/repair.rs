@@ -22,7 +22,7 @@ impl Image {
                 "uses features unknown to this llamafs ({features:#x}): nothing was repaired, use a newer llamafs"
             )));
         }
-        self.write_all(report).map_err(|error| StoreError::Io(error.to_string()))
+        Ok(self.write_all(report)?)
     }
 
     fn write_all(&mut self, report: &CheckReport) -> Result<Vec<String>, IoError> {

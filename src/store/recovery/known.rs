@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 
 use super::super::mounts::Mounts;
 use super::super::replay::Replay;
-use super::super::scan::{Scanner, Step};
+use super::super::scan::Scanner;
 use super::super::segments::{Segment, SegmentTable};
 use crate::format::frame::{decode, infer_epoch, peek};
 use crate::format::{FrameKind, FrameSeed, Lsn, SavedRange, Summarised, Summary, Superblock};
-use crate::io::{IoError, QuikIO};
+use crate::io::{Buffer, IoError, QuikIO};
 use crate::store::geometry::Shape;
 
 /// Reads of summaries that are under way at one time.
@@ -25,6 +25,17 @@ pub struct Source<'a> {
     pub shape: Shape,
     /// Whose it is.
     pub superblock: &'a Superblock,
+}
+
+/// Where the summary of a segment is.
+pub struct Place {
+    /// The segment that it is of.
+    sequence: u64,
+    lsn: Lsn,
+    /// Epoch of the oldest frame in the segment that it lies in.
+    oldest_epoch: u64,
+    /// The blocks around it: offset and length.
+    device: (u64, usize),
 }
 
 impl Source<'_> {
@@ -46,10 +57,13 @@ impl Source<'_> {
         };
         let segments: Vec<Segment> = table.segments().filter(known).cloned().collect();
         for batch in segments.chunks(AT_ONCE) {
-            let summaries = self.summaries(table, batch, &replay.mounts);
-            for (segment, summary) in batch.iter().zip(summaries) {
+            let places: Vec<Place> =
+                batch.iter().filter_map(|segment| self.place(table, segment.entry.sequence)).collect();
+            let mut summaries: BTreeMap<u64, Summary> =
+                self.summaries(&places, &replay.mounts).into_iter().flatten().map(|it| (it.sequence, it)).collect();
+            for segment in batch {
                 let sequence = segment.entry.sequence;
-                let ranges = match (segment.summary, summary) {
+                let ranges = match (segment.summary, summaries.remove(&sequence)) {
                     (Summarised::Here, _) => here.remove(&sequence).unwrap_or_default(),
                     (Summarised::At { .. }, Some(summary)) => summary.ranges,
                     (at, _) => {
@@ -73,50 +87,44 @@ impl Source<'_> {
         Ok(())
     }
 
-    /// The summary of one segment, if it has one that checks.
-    pub fn summary_of(&self, table: &SegmentTable, sequence: u64, mounts: &Mounts) -> Option<Summary> {
-        let segment = table.get(sequence)?.clone();
-        self.summaries(table, &[segment], mounts).pop().flatten()
-    }
-
-    /// The summaries of these segments, as far as they have one that checks; read side by side.
-    fn summaries(&self, table: &SegmentTable, batch: &[Segment], mounts: &Mounts) -> Vec<Option<Summary>> {
-        let place = |segment: &Segment| match segment.summary {
-            Summarised::At { lsn, total } => {
-                let base = self.shape.block_down(lsn);
-                let len =
-                    self.shape.block_up(lsn.saturating_add(u64::from(total))).min(self.shape.segment_end(lsn)) - base;
-                // No frame is longer than the largest record.
-                let fits = u64::from(total) <= crate::format::frame_len(self.shape.max_record) as u64;
-                table.device_offset(base).filter(|_| fits).map(|offset| (offset, len as usize))
-            }
-            _ => None,
-        };
-        let places: Vec<Option<(u64, usize)>> = batch.iter().map(place).collect();
-        let wanted: Vec<(u64, usize)> = places.iter().flatten().copied().collect();
-        let mut read = self.io.read_many_now(&wanted).into_iter();
-        let mut summaries = Vec::with_capacity(batch.len());
-        for (segment, place) in batch.iter().zip(&places) {
-            let bytes = place.and_then(|_| read.next()).and_then(Result::ok);
-            let summary = bytes.and_then(|bytes| self.summary(segment, bytes.as_slice(), table, mounts));
-            summaries.push(summary);
+    /// Where the summary of a live segment is, if it has one in a live segment.
+    pub fn place(&self, table: &SegmentTable, sequence: u64) -> Option<Place> {
+        let Summarised::At { lsn, total } = table.get(sequence)?.summary else { return None };
+        let base = self.shape.block_down(lsn);
+        let end = self.shape.block_up(lsn.saturating_add(u64::from(total))).min(self.shape.segment_end(lsn));
+        // No frame is longer than the largest record.
+        if u64::from(total) > crate::format::frame_len(self.shape.max_record) as u64 {
+            return None;
         }
-        summaries
+        let oldest_epoch = table.get(self.shape.sequence(lsn))?.entry.epoch;
+        Some(Place { sequence, lsn, oldest_epoch, device: (table.device_offset(base)?, (end - base) as usize) })
     }
 
-    fn summary(&self, of: &Segment, block: &[u8], table: &SegmentTable, mounts: &Mounts) -> Option<Summary> {
-        let Summarised::At { lsn, .. } = of.summary else { return None };
+    /// The summaries at these places, as far as they check; read side by side.
+    pub fn summaries(&self, places: &[Place], mounts: &Mounts) -> Vec<Option<Summary>> {
+        let wanted: Vec<(u64, usize)> = places.iter().map(|place| place.device).collect();
+        let read = self.io.read_many_now(&wanted);
+        let summary = |(place, bytes): (&Place, Result<Buffer, IoError>)| {
+            bytes.ok().and_then(|bytes| self.summary(place, bytes.as_slice(), mounts))
+        };
+        places.iter().zip(read).map(summary).collect()
+    }
+
+    fn summary(&self, place: &Place, block: &[u8], mounts: &Mounts) -> Option<Summary> {
+        let lsn = place.lsn;
         let bytes = block.get(self.shape.within(lsn) as usize % self.shape.block as usize..)?;
-        let oldest = table.get(self.shape.sequence(lsn))?.entry.epoch;
         let epochs: Vec<u64> = match mounts.epoch_at(lsn) {
             Some(epoch) => vec![epoch],
-            None => infer_epoch(oldest, self.superblock.epoch, peek(bytes)?.epoch8?).take(EPOCHS_TRIED).collect(),
+            None => {
+                let later = infer_epoch(place.oldest_epoch, self.superblock.epoch, peek(bytes)?.epoch8?);
+                later.take(EPOCHS_TRIED).collect()
+            }
         };
         let frame = epochs.into_iter().find_map(|epoch| {
             decode(&FrameSeed::new(&self.superblock.uuid, epoch), lsn, bytes, self.shape.max_record).ok()
         })?;
         let summary = Summary::decode(frame.payload).ok().filter(|_| frame.kind == FrameKind::Summary)?;
-        (summary.sequence == of.entry.sequence).then_some(summary)
+        (summary.sequence == place.sequence).then_some(summary)
     }
 
     /// Nobody has written down what the segment holds.
@@ -126,31 +134,8 @@ impl Source<'_> {
         let first = self.shape.first_frame(segment.entry.sequence);
         let end = from.min(self.shape.segment_end(first));
         scanner.enter(first, segment.entry.physical, segment.entry.epoch);
-        while scanner.place() < end {
-            let place = scanner.place();
-            if let Some(epoch) = replay.mounts.epoch_at(place) {
-                scanner.raise_epoch(epoch);
-            }
-            match scanner.step()? {
-                Step::Frame(found) => {
-                    // What a mount cut off may still be there.
-                    if replay.mounts.epoch_at(found.lsn).is_none_or(|epoch| epoch == found.epoch) {
-                        replay.found_before(&found);
-                    }
-                }
-                Step::SegmentEnd => break,
-                Step::Broken(_) => {
-                    let over = replay.mounts.over_gap(place);
-                    if over > place {
-                        scanner.go_to(over.min(end));
-                        continue;
-                    }
-                    match scanner.behind(place)?.next {
-                        Some(next) => scanner.go_to(next),
-                        None => break,
-                    }
-                }
-            }
+        while let Some(found) = scanner.next_frame(&replay.mounts, end)? {
+            replay.found_before(&found);
         }
         Ok(())
     }
