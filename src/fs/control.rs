@@ -9,7 +9,7 @@ use super::inode::ControlFile;
 use crate::store::types::{LogInfo, RingSlot};
 
 /// Keys of `status` that come first, in this order; whatever else the store tells follows.
-const FIRST: [&str; 39] = [
+const FIRST: [&str; 41] = [
     "device",
     "uuid",
     "label",
@@ -41,6 +41,8 @@ const FIRST: [&str; 39] = [
     "syncs",
     "device_writes",
     "device_write_bytes",
+    "device_reads",
+    "device_read_bytes",
     "device_flushes",
     "seals_full",
     "seals_commit",

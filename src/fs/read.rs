@@ -25,6 +25,11 @@ impl LlamaFs {
         self.inner.turns.take(len, move || me.read_in_turn(read, answer));
     }
 
+    /// What a read gave has been sent.
+    pub fn give_back(&self, read: Vec<u8>) {
+        self.inner.store.give_back(read);
+    }
+
     fn read_in_turn(&self, read: Read, answer: impl Reply<Vec<u8>>) {
         match Node::of(read.ino) {
             Some(Node::Log(id)) => self.read_log(id, read, answer),

@@ -268,8 +268,12 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let read = Read { ino: ino.0, fh: fh.0, offset, len: size as usize };
+        let fs = self.fs.clone();
         self.fs.read(read, move |result: Result<Vec<u8>, Errno>| match result {
-            Ok(data) => reply.data(&data),
+            Ok(data) => {
+                reply.data(&data);
+                fs.give_back(data);
+            }
             Err(error) => reply.error(errno(error)),
         });
     }

@@ -39,6 +39,8 @@ pub struct LogState {
     pub index: SparseIndex,
     /// Where recent reads ended: (offset, LSN of a frame at or below it), newest last.
     pub cursors: Vec<(u64, Lsn)>,
+    /// Ends of what was asked for last, newest last: who begins there goes on reading.
+    asked: Vec<u64>,
     /// What a read has found to be lost last: another that meets the same damage need not look for it again.
     pub lost: Option<std::ops::Range<u64>>,
     /// Appends since the mount.
@@ -56,9 +58,19 @@ impl LogState {
     /// The state of a log as a checkpoint or a metadata frame describes it.
     pub fn new(entry: CatalogEntry, index: SparseIndex) -> Self {
         let (end_lsn, last_ns) = (entry.end_lsn, entry.mtime_ns.max(entry.ctime_ns));
-        let (cursors, lost, appends, append_bytes) = (Vec::new(), None, 0, 0);
-        let ranges = Ranges::default();
-        Self { entry, end_lsn, last_ns, ranges, index, cursors, lost, appends, append_bytes, unlinked: false }
+        Self {
+            entry,
+            end_lsn,
+            last_ns,
+            ranges: Ranges::default(),
+            index,
+            cursors: Vec::new(),
+            asked: Vec::new(),
+            lost: None,
+            appends: 0,
+            append_bytes: 0,
+            unlinked: false,
+        }
     }
 
     /// What `stat` shows.
@@ -104,6 +116,18 @@ impl LogState {
         let point = self.index.floor(offset).filter(inside);
         let (at, lsn) = point.max(recent).unwrap_or((range.offset, range.lsn));
         Some((range, at, lsn))
+    }
+
+    /// Somebody asks for these bytes. True: they were asked for those in front of them before, or begin a log.
+    pub fn ask(&mut self, bytes: std::ops::Range<u64>) -> bool {
+        let before = self.asked.iter().position(|end| *end == bytes.start);
+        match before {
+            Some(at) => drop(self.asked.remove(at)),
+            None if self.asked.len() >= CURSORS => drop(self.asked.remove(0)),
+            None => {}
+        }
+        self.asked.push(bytes.end);
+        before.is_some() || bytes.start == 0
     }
 
     /// A read walked to the frame at `lsn`, which starts at `offset`.

@@ -76,10 +76,10 @@ impl ChunkCache {
         }
     }
 
-    /// A buffer of exactly this length that was used before: what is in it is old.
+    /// A buffer of at least this length that was used before: what is in it is old.
     pub fn used_buffer(&self, len: usize) -> Option<Buffer> {
         let mut spare = self.spare.lock();
-        let at = spare.iter().position(|buffer| buffer.len() == len)?;
+        let at = spare.iter().position(|buffer| buffer.len() >= len)?;
         Some(spare.swap_remove(at))
     }
 

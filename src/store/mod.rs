@@ -51,6 +51,7 @@ mod reclaim;
 mod recovery;
 mod replay;
 mod retention;
+mod rooms;
 pub mod salvage;
 mod scan;
 mod segments;
@@ -107,6 +108,7 @@ pub struct LogStructuredStore {
     deferred_count: AtomicUsize,
     keeper: keeper::Keeper,
     chunks: chunks::ChunkCache,
+    rooms: rooms::Rooms,
     reads: reads::Reads,
     reclaimer: Arc<reclaim::Reclaimer>,
     space_counters: reclaim::SpaceCounters,

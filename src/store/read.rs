@@ -10,10 +10,12 @@ use super::blockwise::Around;
 use super::types::{LogId, OnError, ReadDone, StoreError};
 use crate::format::frame::{decode, peek};
 use crate::format::{FRAME_HEADER, Frame, FrameSeed, Lsn, frame_len};
-use crate::io::{Buffer, IoError, try_copy, try_room};
+use crate::io::{Buffer, IoError, try_copy};
 
 /// Bytes read from the device at a time by a sequential reader.
 pub const CHUNK: u64 = 1 << 20;
+/// Between two fillings lie a mark and padding: a chunk that begins with them must still hold the largest record.
+pub const MARKS: u64 = 64 << 10;
 /// By any other, beyond what was asked for: headers and other logs' small frames.
 const SLACK: u64 = 8 << 10;
 /// Header of a long frame, in bytes of the log.
@@ -85,17 +87,15 @@ impl LogStructuredStore {
         if self.flusher.has_failed() && self.options.errors == OnError::Shutdown {
             return done(Err(StoreError::Io("the store was shut down after a device error".to_owned())));
         }
-        let Some(state) = self.catalog.lock(log) else { return done(Err(StoreError::NotFound)) };
+        let Some(mut state) = self.catalog.lock(log) else { return done(Err(StoreError::NotFound)) };
         let end = offset.saturating_add(len as u64).min(state.entry.size);
         if offset >= end {
             drop(state);
             return done(Ok(Vec::new()));
         }
-        let at = state.locate(offset, &self.shape).map_or(0, |(_, at, _)| at);
-        let sequential = offset == 0
-            || state.cursors.iter().any(|(cursor, _)| *cursor <= offset && *cursor + CHUNK >= offset && *cursor == at);
+        let sequential = state.ask(offset..end);
         drop(state);
-        let Some(out) = try_room((end - offset) as usize) else { return done(Err(StoreError::Memory)) };
+        let Some(out) = self.rooms.take((end - offset) as usize) else { return done(Err(StoreError::Memory)) };
         self.drive(Job {
             log,
             offset,
@@ -265,7 +265,7 @@ impl LogStructuredStore {
     fn ask_device(&self, mut job: Job) {
         let segment_end = self.shape.segment_end(job.lsn);
         let base = self.shape.block_down(job.lsn);
-        let wanted = if job.sequential { CHUNK } else { job.end - job.offset + SLACK };
+        let wanted = if job.sequential { CHUNK + MARKS } else { job.end - job.offset + SLACK };
         let end = self.shape.block_up(job.lsn + wanted.max(job.need).max(HEADER)).min(segment_end);
         // Not beyond what is written: there the device holds older bytes than the ring.
         let written = self.flusher.commit.written();
@@ -339,6 +339,11 @@ impl LogStructuredStore {
         while let Some(job) = self.reads.next() {
             self.drive(job);
         }
+    }
+
+    /// What a read gave is not wanted any more: its memory serves for the next.
+    pub fn give_back(&self, read: Vec<u8>) {
+        self.rooms.give_back(read);
     }
 
     /// Bytes of the raw device, wherever they start: what `hexdump` of the device shows.

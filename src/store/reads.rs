@@ -14,12 +14,22 @@ use crate::format::Lsn;
 /// Reads under way at one time, each of at most a chunk and one largest frame.
 const MAX_READS: usize = 4;
 /// No read ahead is begun beside so many others.
-const MAX_AHEAD: usize = 2;
+const MAX_AHEAD: usize = 3;
 
 struct Flying {
     number: u64,
     lsns: Range<Lsn>,
     waiting: Vec<Job>,
+}
+
+/// What comes of the wish to read ahead.
+pub enum Launch {
+    /// It is read, as this number.
+    Go(u64),
+    /// It is being read already, from this LSN on.
+    Flies(Lsn),
+    /// Not now.
+    Not,
 }
 
 #[derive(Default)]
@@ -56,17 +66,22 @@ impl Reads {
         Some((number, job))
     }
 
-    /// A read ahead of `lsns`: its number, unless the place is on its way already or readers need the device more.
-    pub fn launch_ahead(&self, lsns: Range<Lsn>) -> Option<u64> {
+    /// A read ahead of `lsns`, unless it is on its way already or readers need the device more.
+    pub fn launch_ahead(&self, lsns: Range<Lsn>) -> Launch {
         let mut state = self.state.lock();
-        let on_its_way = state.flying.iter().any(|read| read.lsns.contains(&lsns.start));
-        if on_its_way || !state.queued.is_empty() || state.flying.len() >= MAX_AHEAD {
-            return None;
+        // They overlap a little: it is the same only if it holds most of it.
+        let middle = lsns.start.midpoint(lsns.end);
+        let most = |read: &&Flying| read.lsns.contains(&lsns.start) && read.lsns.contains(&middle);
+        if let Some(read) = state.flying.iter().find(most) {
+            return Launch::Flies(read.lsns.start);
+        }
+        if !state.queued.is_empty() || state.flying.len() >= MAX_AHEAD {
+            return Launch::Not;
         }
         let number = state.next;
         state.next += 1;
         state.flying.push(Flying { number, lsns, waiting: Vec::new() });
-        Some(number)
+        Launch::Go(number)
     }
 
     /// Read `number` has landed and its chunk is kept: the jobs that waited for it.

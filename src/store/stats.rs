@@ -102,6 +102,8 @@ impl LogStructuredStore {
             append_bytes,
             device_writes: io.writes,
             device_write_bytes: io.write_bytes,
+            device_reads: io.reads,
+            device_read_bytes: io.read_bytes,
             device_flushes: io.flushes,
             syncs: self.flusher.commit.syncs(),
             seals_full,

@@ -496,6 +496,10 @@ pub struct Stats {
     pub device_writes: u64,
     /// Bytes given to the device.
     pub device_write_bytes: u64,
+    /// Reads given to the device.
+    pub device_reads: u64,
+    /// Bytes asked of the device.
+    pub device_read_bytes: u64,
     /// Durable flushes of the device.
     pub device_flushes: u64,
     /// fsyncs (and durable writes) answered.

@@ -1,0 +1,152 @@
+//! Reading ahead: a reader that goes on finds what comes next there, whoever else the bytes between are of; nobody else
+//! pays for it, and what is damaged is still found by the reader that gets there.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+
+use std::sync::Arc;
+
+use llamafs::io::{Device, SimDevice};
+use llamafs::store::types::{Change, NodeKind, ROOT_ID};
+use llamafs::store::{FormatOptions, LogStructuredStore, StoreOptions};
+
+const MIB: u64 = 1 << 20;
+/// Payload of the log that is read.
+const LEN: u64 = 24 * MIB;
+/// What a reader asks for at a time, as `cat` does.
+const PIECE: u64 = 128 << 10;
+
+/// Byte `at` of log `log`.
+fn byte(log: u32, at: u64) -> u8 {
+    (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8 ^ log as u8
+}
+
+fn bytes(log: u32, from: u64, len: u64) -> Vec<u8> {
+    (from..from + len).map(|at| byte(log, at)).collect()
+}
+
+/// A store with records of all sizes of two logs in turns, as another mount has left it; and the first log's id.
+fn written(record: impl Fn(u64) -> u64) -> (Arc<SimDevice>, u32) {
+    let device = Arc::new(SimDevice::new(128 * MIB, 1));
+    let format = FormatOptions { segment_size: Some(8 << 20), now_ns: Some(1), ..FormatOptions::default() };
+    LogStructuredStore::format(device.clone() as Arc<dyn Device>, &format, &mut |_, _| {}).unwrap();
+    let store = open(&device);
+    let made = |name: &[u8]| {
+        let name = name.to_vec();
+        let create = Change::Create { parent: ROOT_ID, name, kind: NodeKind::Log, mode: 0o644, uid: 0, gid: 0 };
+        store.change_now(create).unwrap().node.id
+    };
+    let logs = [made(b"read"), made(b"other")];
+    let (mut at, mut number) = ([0, 0], 0);
+    while at[0] < LEN {
+        for (which, log) in logs.into_iter().enumerate() {
+            let len = record(number).min(LEN - at[which]).max(1);
+            if at[which] < LEN {
+                store.append(log, &bytes(log, at[which], len)).unwrap();
+                at[which] += len;
+            }
+            number += 1;
+        }
+    }
+    store.close().unwrap();
+    (device, logs[0])
+}
+
+fn open(device: &Arc<SimDevice>) -> Arc<LogStructuredStore> {
+    LogStructuredStore::open(device.clone() as Arc<dyn Device>, StoreOptions::default()).unwrap()
+}
+
+fn settle(store: &Arc<LogStructuredStore>) {
+    while store.poll(true) > 0 {}
+}
+
+/// Reads the whole log piece by piece; gives the bytes that the device was asked for.
+fn read_through(device: &Arc<SimDevice>, log: u32) -> u64 {
+    let store = open(device);
+    let before = store.stats().device_read_bytes;
+    let mut at = 0;
+    while at < LEN {
+        let piece = store.read_now(log, at, PIECE as usize).unwrap();
+        assert_eq!(piece.len() as u64, PIECE.min(LEN - at), "at {at}");
+        assert!(piece == bytes(log, at, piece.len() as u64), "wrong bytes at {at}");
+        at += piece.len() as u64;
+        store.give_back(piece);
+    }
+    settle(&store);
+    store.stats().device_read_bytes - before
+}
+
+#[test]
+fn a_reader_that_goes_on_has_the_next_chunks_on_their_way() {
+    for size in [60 << 10, 3000, MIB - 100] {
+        let (device, log) = written(|_| size);
+        let store = open(&device);
+        let before = store.stats().device_read_bytes;
+        let read = |at: u64| assert_eq!(store.read_now(log, at, PIECE as usize).unwrap().len() as u64, PIECE);
+        read(0);
+        settle(&store);
+        let first = store.stats().device_read_bytes - before;
+        assert!(first <= 5 * MIB / 2, "{size}: the first bytes may be all that is wanted: {first}");
+        read(PIECE);
+        settle(&store);
+        let ahead = store.stats().device_read_bytes - before;
+        // Records of a megabyte lie two megabytes apart here: one chunk has to be there to know where the next begins.
+        let least = if size < MIB / 2 { 4 * MIB } else { 3 * MIB };
+        assert!(ahead >= least, "{size}: nothing was read ahead: {ahead} bytes");
+        // What is there is not asked for again.
+        let reads = store.stats().device_reads;
+        read(2 * PIECE);
+        settle(&store);
+        assert!(store.stats().device_reads <= reads + 1, "{size}");
+    }
+}
+
+#[test]
+fn all_of_it_is_right_and_hardly_anything_is_read_twice() {
+    let sizes: [fn(u64) -> u64; 4] = [|_| 700, |_| 64 << 10, |_| MIB, |number| 1 + number * 7919 % 200_000];
+    for (which, size) in sizes.into_iter().enumerate() {
+        let (device, log) = written(size);
+        let read = read_through(&device, log);
+        // Both logs lie there, with frames around each record of 700 bytes.
+        assert!(read < 2 * LEN * 5 / 4, "sizes {which}: {read} bytes read of {}", 2 * LEN);
+    }
+}
+
+#[test]
+fn who_reads_here_and_there_pays_for_nothing_else() {
+    let (device, log) = written(|_| 4000);
+    let store = open(&device);
+    let before = store.stats().device_read_bytes;
+    let mut at = 5 * MIB;
+    for _ in 0..100 {
+        at = (at * 31 + 7 * MIB + 1234) % (LEN - 4096);
+        assert!(store.read_now(log, at, 4096).unwrap() == bytes(log, at, 4096), "wrong bytes at {at}");
+        settle(&store);
+    }
+    let each = (store.stats().device_read_bytes - before) / 100;
+    assert!(each <= 160 << 10, "{each} bytes for a read of 4 KiB");
+}
+
+#[test]
+fn damage_in_what_is_read_ahead_costs_the_record_that_it_hit_and_nothing_else() {
+    let (device, log) = written(|_| 60 << 10);
+    let image = device.snapshot();
+    let wanted = bytes(log, 6 * MIB, 4000);
+    let place = image.windows(wanted.len()).position(|window| window == wanted).unwrap();
+    device.corrupt(place as u64, 0x10);
+    let store = open(&device);
+    let (mut at, mut lost) = (0, 0);
+    while at < LEN {
+        match store.read_now(log, at, PIECE as usize) {
+            Ok(piece) => {
+                assert!(piece == bytes(log, at, piece.len() as u64), "wrong bytes at {at}");
+                at += piece.len() as u64;
+            }
+            Err(_) => {
+                at += 1024;
+                lost += 1024;
+            }
+        }
+        settle(&store);
+    }
+    assert!((1..=(60 << 10) + 1024).contains(&lost), "{lost} bytes lost");
+}
