@@ -15,6 +15,8 @@ pub const LLAMAFS: &str = env!("CARGO_BIN_EXE_llamafs");
 /// Longest wait for the do-nothing file system to be mounted.
 const MOUNT_LIMIT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(5);
+/// The mount option with which every write is durable.
+pub const SYNC: &str = "sync";
 
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[serde(rename_all = "lowercase")]
@@ -24,8 +26,10 @@ pub enum Contestant {
     Xfs,
     /// The device through our own io_uring loop.
     Raw,
-    /// The device through fio: shows that our own loop is no weak rival.
+    /// The device through fio: our own loop may be a weak rival.
     Fio,
+    /// The same without any flush.
+    Unflushed,
     /// The do-nothing file system.
     Null,
 }
@@ -38,6 +42,7 @@ impl Contestant {
             Self::Xfs => "xfs",
             Self::Raw => "raw io_uring",
             Self::Fio => "raw fio",
+            Self::Unflushed => "raw fio, no flush",
             Self::Null => "do-nothing FUSE",
         }
     }
@@ -53,7 +58,18 @@ impl Contestant {
             Self::Raw | Self::Fio => {
                 "no files, no names, no lengths, no checksums: the writer must know where the end is"
             }
+            Self::Unflushed => "the same, and nothing is ever flushed: a power failure may take all of it",
             Self::Null => "keeps no byte at all",
+        }
+    }
+
+    /// A program that it needs.
+    pub fn tool(self) -> Option<&'static str> {
+        match self {
+            Self::Ext4 => Some("mkfs.ext4"),
+            Self::Xfs => Some("mkfs.xfs"),
+            Self::Fio | Self::Unflushed => Some("fio"),
+            Self::Llamafs | Self::Raw | Self::Null => None,
         }
     }
 }
@@ -79,7 +95,7 @@ pub fn format(who: Contestant, device: &Path) -> Result<(), String> {
             call("mkfs.ext4", &["-q", "-F", "-E", how, &device]).map(drop)
         }
         Contestant::Xfs => call("mkfs.xfs", &["-q", "-f", "-K", &device]).map(drop),
-        Contestant::Raw | Contestant::Fio | Contestant::Null => Ok(()),
+        Contestant::Raw | Contestant::Fio | Contestant::Unflushed | Contestant::Null => Ok(()),
     }
 }
 
@@ -108,11 +124,13 @@ impl Mounted {
             }
             Contestant::Ext4 | Contestant::Xfs => {
                 let kind = who.name();
-                mount(Some(device), point, Some(kind), MsFlags::empty(), None::<&str>)
+                // What `-o sync` is to llamafs, this is to them.
+                let flags = if options == SYNC { MsFlags::MS_SYNCHRONOUS } else { MsFlags::empty() };
+                mount(Some(device), point, Some(kind), flags, None::<&str>)
                     .map_err(|error| format!("mount -t {kind} {source} {target}: {error}"))?;
             }
             Contestant::Null => mounted.server = Some(serve_nothing(point)?),
-            Contestant::Raw | Contestant::Fio => mounted.done = true,
+            Contestant::Raw | Contestant::Fio | Contestant::Unflushed => mounted.done = true,
         }
         Ok(mounted)
     }
@@ -133,6 +151,25 @@ impl Mounted {
     pub fn status(&self) -> Result<serde_json::Value, String> {
         let text = call(LLAMAFS, &["status", "--json", &self.point.display().to_string()])?;
         serde_json::from_str(&text).map_err(|error| format!("llamafs status: {error}"))
+    }
+
+    /// Ends it as a crash does: what was not on the device is lost.
+    pub fn crash(mut self) -> Result<(), String> {
+        let point = self.point.display().to_string();
+        match self.daemon() {
+            Some(daemon) => {
+                call("kill", &["-9", &daemon.to_string()])?;
+                // The loop device is free when the daemon is gone.
+                let begun = Instant::now();
+                while Path::new("/proc").join(daemon.to_string()).exists() && begun.elapsed() < MOUNT_LIMIT {
+                    std::thread::sleep(PAUSE);
+                }
+            }
+            // The kernel's own file systems stop at once, without their journals' last words.
+            None => drop(call("xfs_io", &["-x", "-F", "-c", "shutdown", &point])?),
+        }
+        self.done = true;
+        umount2(&self.point, MntFlags::MNT_DETACH).map_err(|error| format!("umount {point}: {error}"))
     }
 
     pub fn unmount(mut self) -> Result<(), String> {

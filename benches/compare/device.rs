@@ -12,9 +12,6 @@ use llamafs::io::{Buffer, FOUR_KB_BLOCK, ONE_MEGABYTE_BLOCK};
 pub const DEVICE_BYTES: u64 = 2 << 30;
 const SECTOR: u64 = 512;
 
-/// Programs that are called.
-pub const TOOLS: [&str; 4] = ["losetup", "mkfs.ext4", "mkfs.xfs", "fio"];
-
 /// Set up while this lives.
 pub struct LoopDevice {
     path: PathBuf,
@@ -29,22 +26,19 @@ pub struct Counters {
     pub flushes: u64,
 }
 
-/// Says in one sentence what is missing, if anything is.
+/// Says in one sentence what is missing that nothing can be done without.
 pub fn check_environment() -> Result<(), String> {
     if !nix::unistd::geteuid().is_root() {
         return Err("this benchmark makes loop devices and mounts: run it as root".into());
     }
+    if is_installed("losetup") { Ok(()) } else { Err("this benchmark needs losetup: install util-linux".into()) }
+}
+
+/// The program is there.
+pub fn is_installed(tool: &str) -> bool {
     let paths = std::env::var_os("PATH").unwrap_or_default();
-    let found = |tool: &&str| {
-        let places = std::env::split_paths(&paths).chain(["/usr/sbin".into(), "/sbin".into()]);
-        places.into_iter().any(|place: PathBuf| place.join(tool).is_file())
-    };
-    let missing: Vec<&str> = TOOLS.into_iter().filter(|tool| !found(tool)).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let names = missing.join(", ");
-    Err(format!("this benchmark needs {names}: install e2fsprogs, xfsprogs, fio and util-linux"))
+    let mut places = std::env::split_paths(&paths).chain(["/usr/sbin".into(), "/sbin".into()]);
+    places.any(|place: PathBuf| place.join(tool).is_file())
 }
 
 /// Runs a program to its end; its own words if it fails.

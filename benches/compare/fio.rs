@@ -9,12 +9,18 @@ use super::device::call;
 use super::histogram::Histogram;
 use super::job::{Total, Until};
 
-/// Sequential writes past the page cache through io_uring.
-pub fn run(device: &Path, block: usize, depth: usize, how: &[&str], until: Until) -> Result<Total, String> {
+/// Sequential reads or writes past the page cache through io_uring.
+pub fn run(
+    device: &Path,
+    block: usize,
+    depth: usize,
+    reads: bool,
+    how: &[&str],
+    until: Until,
+) -> Result<Total, String> {
     let mut arguments = [
         "--name=raw",
         "--direct=1",
-        "--rw=write",
         "--ioengine=io_uring",
         "--output-format=json",
         "--lat_percentiles=1",
@@ -23,6 +29,8 @@ pub fn run(device: &Path, block: usize, depth: usize, how: &[&str], until: Until
     .map(str::to_owned)
     .to_vec();
     arguments.push(format!("--filename={}", device.display()));
+    let direction = if reads { "read" } else { "write" };
+    arguments.push(format!("--rw={direction}"));
     arguments.push(format!("--bs={block}"));
     arguments.push(format!("--iodepth={depth}"));
     arguments.push(match until {
@@ -42,9 +50,9 @@ pub fn run(device: &Path, block: usize, depth: usize, how: &[&str], until: Until
     let number = |at: &str| job.pointer(at).and_then(Value::as_f64).ok_or_else(|| format!("fio reported no {at}"));
     // Its time holds the flush at the end too.
     let seconds = number("/job_runtime")? / 1e3;
-    let (operations, bytes) = (number("/write/total_ios")?, number("/write/io_bytes")?);
+    let (operations, bytes) = (number(&format!("/{direction}/total_ios"))?, number(&format!("/{direction}/io_bytes"))?);
     let busy = seconds * (number("/usr_cpu")? + number("/sys_cpu")?) / 100.0;
-    let latency = |share: &str| number(&format!("/write/lat_ns/percentile/{share}")).ok().map(|ns| ns / 1e3);
+    let latency = |share: &str| number(&format!("/{direction}/lat_ns/percentile/{share}")).ok().map(|ns| ns / 1e3);
     Ok(Total {
         operations: operations as u64,
         bytes: bytes as u64,

@@ -37,6 +37,10 @@ pub enum Work {
     Append { record: usize, durable: Durable },
     /// Read a file to its end, as `cat` does.
     Read,
+    /// Read records of a file here and there.
+    ReadAnywhere { record: usize },
+    /// Read whatever is appended to a file, as `tail -f` does; only what it costs counts.
+    Follow,
     /// Write a device from its beginning through an io_uring, so many requests at once.
     RawWrite { record: usize, dsync: bool, depth: usize },
     /// Read a device from its beginning, the same way.

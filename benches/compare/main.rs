@@ -23,12 +23,16 @@ mod worker;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use contestant::Contestant;
 use device::LoopDevice;
 use measure::Place;
 use results::Results;
 use rows::Row;
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 /// Settings of the full run and of the short one.
 const ROUNDS: usize = 5;
@@ -108,12 +112,24 @@ fn measure(rows: &[Row], rounds: usize, seconds: f64, most_mib: u64) -> Result<R
     std::fs::create_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
     let device = LoopDevice::new(&dir)?;
     let place = Place { device: &device, dir: &dir, seconds, most_mib };
+    let absent = absent();
+    // Ctrl-C: what is mounted is unmounted, and the device goes.
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, stop.clone()).map_err(|error| error.to_string())?;
+    }
     let mut results = Results { machine: results::machine(), rounds, seconds, samples: Vec::new() };
     for round in 0..rounds {
         for row in rows {
             // The first is another one in each round.
             for turn in 0..row.contestants.len() {
                 let who = row.contestants[(turn + round) % row.contestants.len()];
+                if absent.contains(&who) {
+                    continue;
+                }
+                if stop.load(Ordering::Relaxed) {
+                    return Err("stopped: nothing is kept".into());
+                }
                 let begun = Instant::now();
                 let samples = place.measure(row, who, round).map_err(|said| format!("{}: {said}", row.id))?;
                 for sample in &samples {
@@ -132,6 +148,17 @@ fn measure(rows: &[Row], rounds: usize, seconds: f64, most_mib: u64) -> Result<R
         }
     }
     Ok(results)
+}
+
+/// Those that can't take part, for want of a program; said once.
+fn absent() -> Vec<Contestant> {
+    let all = [Contestant::Ext4, Contestant::Xfs, Contestant::Fio, Contestant::Unflushed];
+    let lacks = |who: &Contestant| who.tool().is_some_and(|tool| !device::is_installed(tool));
+    let absent: Vec<Contestant> = all.into_iter().filter(lacks).collect();
+    for who in &absent {
+        eprintln!("{} is left out: {} is not installed", who.name(), who.tool().unwrap_or_default());
+    }
+    absent
 }
 
 /// The tables and plots of the kept raw data go into the documents.

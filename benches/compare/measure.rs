@@ -1,13 +1,15 @@
 //! One contestant does the work of one row: a fresh file system, the workers, and what was counted meanwhile.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use super::contestant::{Contestant, Mounted, format};
 use super::cost::{self, Cost};
-use super::device::{Counters, LoopDevice};
+use super::device::{Counters, LoopDevice, call};
 use super::fio;
+use super::histogram::Histogram;
 use super::job::{self, Durable, Job, Total, Until, Work};
 use super::rows::{COLD, Kind, RAW_BLOCK, RAW_DEPTH, Row, WARM};
 
@@ -65,16 +67,22 @@ impl Place<'_> {
         format(who, device)?;
         self.device.settle()?;
         let mounted = Mounted::new(who, device, &self.point(), row.options)?;
+        if row.append_only && who != Contestant::Llamafs {
+            let name = self.file(0);
+            std::fs::File::create(&name).map_err(|error| format!("{}: {error}", name.display()))?;
+            call("chattr", &["+a", &name.display().to_string()])?;
+        }
         let trial = Trial { place: self, who, round };
         let samples = match row.kind {
             Kind::Timed { record, processes, one_file, durable } => {
                 let until = Until::Seconds(self.seconds);
                 vec![match who {
                     Contestant::Raw => {
-                        let work = Work::RawWrite { record: RAW_BLOCK, dsync: true, depth: 1 };
+                        let work = Work::RawWrite { record: record.max(RAW_BLOCK), dsync: true, depth: 1 };
                         trial.run(row.id, &mounted, &[self.job(device.into(), work, until, 0)])?
                     }
-                    Contestant::Fio => trial.fio(row.id, RAW_BLOCK, 1, &["--sync=dsync"], until)?,
+                    Contestant::Fio => trial.fio(row.id, record.max(RAW_BLOCK), 1, false, &["--sync=dsync"], until)?,
+                    Contestant::Unflushed => trial.fio(row.id, record.max(RAW_BLOCK), 1, false, &[], until)?,
                     _ => {
                         let file = |number: usize| self.file(if one_file { 0 } else { number });
                         let work = Work::Append { record, durable };
@@ -91,7 +99,8 @@ impl Place<'_> {
                         let work = Work::RawWrite { record, dsync: false, depth: RAW_DEPTH };
                         trial.run(row.id, &mounted, &[self.job(device.into(), work, until, 0)])?
                     }
-                    Contestant::Fio => trial.fio(row.id, record, RAW_DEPTH, &["--end_fsync=1"], until)?,
+                    Contestant::Fio => trial.fio(row.id, record, RAW_DEPTH, false, &["--end_fsync=1"], until)?,
+                    Contestant::Unflushed => trial.fio(row.id, record, RAW_DEPTH, false, &[], until)?,
                     _ => {
                         let work = Work::Append { record, durable: Durable::End };
                         trial.run(row.id, &mounted, &[self.job(self.file(0), work, until, 0)])?
@@ -101,6 +110,33 @@ impl Place<'_> {
             Kind::Read { mebibytes } => {
                 let bytes = mebibytes.min(self.most_mib) * MIB;
                 return self.measure_reads(&trial, mounted, row.options, bytes);
+            }
+            Kind::Anywhere { record, mebibytes } => {
+                let mounted =
+                    self.written(&trial, mounted, row.options, (record, mebibytes.min(self.most_mib) * MIB))?;
+                let job = self.job(self.file(0), Work::ReadAnywhere { record }, Until::Seconds(self.seconds), 0);
+                let sample = trial.run(row.id, &mounted, &[job])?;
+                mounted.unmount()?;
+                return Ok(vec![sample]);
+            }
+            Kind::Followed { record } => {
+                let name = self.file(0);
+                let create = std::fs::OpenOptions::new().append(true).create(true).open(&name);
+                create.map_err(|error| format!("{}: {error}", name.display()))?;
+                let until = Until::Seconds(self.seconds);
+                let append = Work::Append { record, durable: Durable::Never };
+                let jobs = [self.job(name.clone(), append, until, 0), self.job(name, Work::Follow, until, 1)];
+                vec![trial.run(row.id, &mounted, &jobs)?]
+            }
+            Kind::Crash { mebibytes } => {
+                let work = Work::Append { record: MIB as usize, durable: Durable::Each };
+                job::run(&[self.job(self.file(0), work, Until::Bytes(mebibytes * MIB), 0)], || {})?;
+                mounted.crash()?;
+                let (counted, begun) = (self.device.counters()?, Instant::now());
+                let mounted = Mounted::new(who, device, &self.point(), row.options)?;
+                let sample = trial.mount(row.id, begun.elapsed(), counted, self.device.counters()?);
+                mounted.unmount()?;
+                return Ok(vec![sample]);
             }
         };
         mounted.unmount()?;
@@ -115,15 +151,29 @@ impl Place<'_> {
             let job = self.job(device.into(), work, Until::Bytes(bytes), 0);
             return Ok(vec![trial.run(COLD, &mounted, &[job])?]);
         }
-        let work = Work::Append { record: MIB as usize, durable: Durable::End };
-        job::run(&[self.job(self.file(0), work, Until::Bytes(bytes), 0)], || {})?;
-        mounted.unmount()?;
-        self.device.settle()?;
-        let mounted = Mounted::new(trial.who, device, &self.point(), options)?;
+        if trial.who == Contestant::Fio {
+            return Ok(vec![trial.fio(COLD, MIB as usize, RAW_DEPTH, true, &[], Until::Bytes(bytes))?]);
+        }
+        let mounted = self.written(trial, mounted, options, (MIB as usize, bytes))?;
         let job = self.job(self.file(0), Work::Read, Until::Bytes(bytes), 0);
         let samples = [COLD, WARM].map(|row| trial.run(row, &mounted, std::slice::from_ref(&job)));
         mounted.unmount()?;
         samples.into_iter().collect()
+    }
+
+    /// A file of records of a size, so many bytes in all, which no cache holds any more.
+    fn written(
+        &self,
+        trial: &Trial,
+        mounted: Mounted,
+        options: &str,
+        (record, bytes): (usize, u64),
+    ) -> Result<Mounted, String> {
+        let work = Work::Append { record, durable: Durable::End };
+        job::run(&[self.job(self.file(0), work, Until::Bytes(bytes), 0)], || {})?;
+        mounted.unmount()?;
+        self.device.settle()?;
+        Mounted::new(trial.who, self.device.path(), &self.point(), options)
     }
 
     fn job(&self, path: PathBuf, work: Work, until: Until, number: usize) -> Job {
@@ -159,12 +209,36 @@ impl Trial<'_> {
     }
 
     /// fio on the device: its own figures, our counters.
-    fn fio(&self, row: &str, block: usize, depth: usize, how: &[&str], until: Until) -> Result<Sample, String> {
+    fn fio(
+        &self,
+        row: &str,
+        block: usize,
+        depth: usize,
+        reads: bool,
+        how: &[&str],
+        until: Until,
+    ) -> Result<Sample, String> {
         let device = &self.place.device;
         let read = |device: Counters| Reading { device, daemon: None, end: None };
         let before = read(device.counters()?);
-        let total = fio::run(device.path(), block, depth, how, until)?;
+        let total = fio::run(device.path(), block, depth, reads, how, until)?;
         Ok(self.sample(row, &total, &before, &read(device.counters()?)))
+    }
+
+    /// A mount that took so long.
+    fn mount(&self, row: &str, took: Duration, before: Counters, after: Counters) -> Sample {
+        let seconds = took.as_secs_f64();
+        let total = Total {
+            operations: 1,
+            bytes: 0,
+            rate: 1.0 / seconds,
+            bytes_per_second: 0.0,
+            cost: Cost::default(),
+            latencies: Histogram::new(),
+            known: [Some(seconds * 1e6); 3],
+        };
+        let read = |device: Counters| Reading { device, daemon: None, end: None };
+        self.sample(row, &total, &read(before), &read(after))
     }
 
     fn read(&self, mounted: &Mounted, daemon: Option<u32>) -> Result<Reading, String> {

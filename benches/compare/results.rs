@@ -1,5 +1,6 @@
 //! The raw data of a run, and the medians and ratios that are taken from it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -71,17 +72,24 @@ impl Results {
 
     /// Ours against the rival's in each round: above 1 ours is better.
     pub fn ratio(&self, target: &Target) -> Option<Spread> {
-        let rivals = self.of(target.row, target.rival);
+        let rivals =
+            self.samples.iter().filter(|sample| sample.row == target.row && target.is_rival(sample.contestant));
         let bulk = is_bulk(target.row);
         let ratios = rivals.filter_map(|rival| {
             let ours = self.of(target.row, Contestant::Llamafs).find(|ours| ours.round == rival.round)?;
-            match target.figure {
+            let ratio = match target.figure {
                 // Blocks of another size: bytes count in bulk, operations where each is durable.
-                Figure::Rate => Some(rate_of(ours, bulk) / rate_of(rival, bulk)),
-                Figure::Tail => Some(rival.p999? / ours.p999?),
-            }
+                Figure::Rate => rate_of(ours, bulk) / rate_of(rival, bulk),
+                Figure::Tail => rival.p999? / ours.p999?,
+            };
+            Some((rival.round, ratio))
         });
-        Spread::of(ratios.collect())
+        // Of two that stand for one rival, the better counts.
+        let mut rounds: BTreeMap<usize, f64> = BTreeMap::new();
+        for (round, ratio) in ratios {
+            rounds.entry(round).and_modify(|worst| *worst = worst.min(ratio)).or_insert(ratio);
+        }
+        Spread::of(rounds.into_values().collect())
     }
 }
 

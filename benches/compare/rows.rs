@@ -1,6 +1,7 @@
 //! What is measured: each row is one kind of work, done by each of its contestants.
 
-use super::contestant::Contestant::{self, Ext4, Fio, Llamafs, Null, Raw, Xfs};
+use super::contestant::Contestant::{self, Ext4, Fio, Llamafs, Null, Raw, Unflushed, Xfs};
+use super::contestant::SYNC;
 use super::job::Durable;
 
 /// One kind of work.
@@ -10,8 +11,10 @@ pub struct Row {
     pub title: &'static str,
     pub kind: Kind,
     pub contestants: &'static [Contestant],
-    /// Mount options of llamafs.
+    /// Mount options of llamafs; `sync` counts for the others too.
     pub options: &'static str,
+    /// The rivals' files take appends only (`chattr +a`).
+    pub append_only: bool,
     /// Part of the short run that looks for a loss of speed.
     pub quick: bool,
 }
@@ -25,6 +28,12 @@ pub enum Kind {
     Bulk { record: usize, mebibytes: u64 },
     /// Read what was written before: after a remount, and once more.
     Read { mebibytes: u64 },
+    /// Read records here and there of what was written before a remount.
+    Anywhere { record: usize, mebibytes: u64 },
+    /// One process appends, another reads it all.
+    Followed { record: usize },
+    /// Mount what was synced before a crash.
+    Crash { mebibytes: u64 },
 }
 
 /// Requests that the raw rivals have on their way in bulk work.
@@ -41,12 +50,20 @@ const SYNCED: fn(usize, bool) -> Kind =
 
 /// All rows, those of the targets first.
 pub fn rows() -> Vec<Row> {
-    let row = |id, title, kind, contestants| Row { id, title, kind, contestants, options: "", quick: false };
+    let row = |id, title, kind, contestants| Row {
+        id,
+        title,
+        kind,
+        contestants,
+        options: "",
+        append_only: false,
+        quick: false,
+    };
     let single = |record, durable| Kind::Timed { record, processes: 1, one_file: true, durable };
     vec![
         Row {
             quick: true,
-            ..row("sync-1", "100 B + fdatasync, 1 process", SYNCED(1, true), &[Llamafs, Ext4, Xfs, Raw, Fio])
+            ..row("sync-1", "100 B + fdatasync, 1 process", SYNCED(1, true), &[Llamafs, Ext4, Xfs, Raw, Fio, Unflushed])
         },
         Row {
             quick: true,
@@ -64,14 +81,14 @@ pub fn rows() -> Vec<Row> {
                 "bulk-1m",
                 "1 MiB appends, fsync at the end",
                 Kind::Bulk { record: MIB, mebibytes: BULK_MIB },
-                &[Llamafs, Ext4, Xfs, Raw, Fio],
+                &[Llamafs, Ext4, Xfs, Raw, Fio, Unflushed],
             )
         },
         row(
             "bulk-64k",
             "64 KiB appends, fsync at the end",
             Kind::Bulk { record: 64 << 10, mebibytes: BULK_MIB },
-            &[Llamafs, Ext4, Xfs],
+            &[Llamafs, Ext4, Xfs, Null],
         ),
         Row {
             quick: true,
@@ -83,13 +100,45 @@ pub fn rows() -> Vec<Row> {
             Kind::Bulk { record: 4096, mebibytes: SMALL_MIB },
             &[Llamafs, Null],
         ),
-        row("read", "sequential read", Kind::Read { mebibytes: BULK_MIB }, &[Llamafs, Ext4, Xfs, Raw]),
+        row("read", "sequential read", Kind::Read { mebibytes: BULK_MIB }, &[Llamafs, Ext4, Xfs, Raw, Fio]),
         row("sync-1-4k", "4 KiB + fdatasync, 1 process", single(4096, Durable::Each), &[Llamafs, Ext4, Xfs]),
         row("dsync-1", "100 B with O_DSYNC, 1 process", single(100, Durable::Dsync), &[Llamafs, Ext4, Xfs]),
+        row("sync-1-1k", "1 KiB + fdatasync, 1 process", single(1024, Durable::Each), &[Llamafs, Ext4, Xfs]),
+        row("sync-1-64k", "64 KiB + fdatasync, 1 process", single(64 << 10, Durable::Each), &[Llamafs, Ext4, Xfs]),
+        row("sync-1-1m", "1 MiB + fdatasync, 1 process", single(MIB, Durable::Each), &[Llamafs, Ext4, Xfs, Raw, Fio]),
+        row("sync-2", "100 B + fdatasync, 2 processes, one file each", SYNCED(2, false), &[Llamafs, Ext4, Xfs]),
+        Row {
+            options: SYNC,
+            ..row(
+                "mount-sync",
+                "100 B, mounted with -o sync, 1 process",
+                single(100, Durable::Never),
+                &[Llamafs, Ext4, Xfs],
+            )
+        },
+        Row {
+            append_only: true,
+            ..row("chattr", "100 B + fdatasync, 1 process, chattr +a", SYNCED(1, true), &[Llamafs, Ext4, Xfs])
+        },
+        row(
+            ANYWHERE,
+            "4 KiB reads here and there of 1 GiB of such records",
+            Kind::Anywhere { record: 4096, mebibytes: BULK_MIB },
+            &[Llamafs, Ext4, Xfs],
+        ),
+        row(
+            "followed",
+            "100 B unsynced, 1 process, another reads it all",
+            Kind::Followed { record: 100 },
+            &[Llamafs, Ext4, Xfs],
+        ),
+        row("crash", "mount after a crash", Kind::Crash { mebibytes: SMALL_MIB }, &[Llamafs, Ext4, Xfs]),
         row("every-100", "100 B, fdatasync after every 100", single(100, Durable::Every(100)), &[Llamafs, Ext4, Xfs]),
     ]
 }
 
+/// Row of reads here and there.
+pub const ANYWHERE: &str = "anywhere-4k";
 /// Row of the first read after a mount, in the raw data.
 pub const COLD: &str = "read-cold";
 /// Row of the read after it.
@@ -110,6 +159,13 @@ pub struct Target {
     pub rival: Contestant,
     pub figure: Figure,
     pub at_least: f64,
+}
+
+impl Target {
+    /// The raw device is at least what the better of two programs makes of it.
+    pub fn is_rival(&self, who: Contestant) -> bool {
+        who == self.rival || (self.rival == Raw && who == Fio)
+    }
 }
 
 /// Of one row and one figure.

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +17,8 @@ use super::job::{Answer, Durable, Job, Until, Work};
 
 /// What `cat` asks for at a time.
 const CAT_BYTES: usize = 128 << 10;
+/// How often a follower at the end looks for more.
+const LOOKS_EVERY: Duration = Duration::from_millis(1);
 
 /// Does the job given as JSON.
 pub fn run(told: &str) -> Result<(), String> {
@@ -24,6 +26,8 @@ pub fn run(told: &str) -> Result<(), String> {
     let answer = match job.work {
         Work::Append { record, durable } => append(&job, record, durable),
         Work::Read => read(&job.path),
+        Work::ReadAnywhere { record } => read_anywhere(&job, record),
+        Work::Follow => follow(&job),
         Work::RawWrite { record, dsync, depth } => raw(&job, record, depth, Some(dsync)),
         Work::RawRead { record, depth } => raw(&job, record, depth, None),
     };
@@ -112,6 +116,42 @@ fn read(path: &Path) -> Result<Answer, String> {
         operations += 1;
         bytes += count as u64;
     }
+}
+
+/// Records at places that nothing can foresee.
+fn read_anywhere(job: &Job, record: usize) -> Result<Answer, String> {
+    let say = |error: std::io::Error| error.to_string();
+    let file = File::open(&job.path).map_err(say)?;
+    let records = file.metadata().map_err(say)?.len() / record as u64;
+    let mut buffer = vec![0; record];
+    let mut latencies = Histogram::new();
+    let (mut operations, mut bytes, mut state) = (0, 0, 0x9e37_79b9_7f4a_7c15u64);
+    let meter = Meter::at_the_word()?;
+    while goes_on(job.until, bytes, meter.start) {
+        // Marsaglia's xorshift.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        let began = Instant::now();
+        file.read_exact_at(&mut buffer, state % records.max(1) * record as u64).map_err(say)?;
+        latencies.record(nanoseconds(began));
+        operations += 1;
+        bytes += record as u64;
+    }
+    meter.answer(operations, bytes, &latencies)
+}
+
+fn follow(job: &Job) -> Result<Answer, String> {
+    let say = |error: std::io::Error| error.to_string();
+    let mut file = File::open(&job.path).map_err(say)?;
+    let mut buffer = vec![0; CAT_BYTES];
+    let meter = Meter::at_the_word()?;
+    while goes_on(job.until, 0, meter.start) {
+        if file.read(&mut buffer).map_err(say)? == 0 {
+            std::thread::sleep(LOOKS_EVERY);
+        }
+    }
+    meter.answer(0, 0, &Histogram::new())
 }
 
 /// What the callbacks of raw requests tell: requests that ended, their latencies, the first failure.
