@@ -16,6 +16,17 @@ use crate::io::{Buffer, BufferAllocError, IoError};
 /// Chunks that are there, or on their way, in front of a reader.
 const AHEAD: usize = 3;
 
+/// Where a chunk begins.
+#[derive(Clone, Copy)]
+struct Place {
+    /// With the frame here,
+    lsn: Lsn,
+    /// which has this seed, if it is known.
+    seed: Option<FrameSeed>,
+    /// Nothing of the log lies behind this in the same segment.
+    stop: Lsn,
+}
+
 impl LogStructuredStore {
     /// A job was served up to its LSN: bring what lies behind, if its reader goes on.
     pub(super) fn read_ahead(&self, job: &Job) {
@@ -23,33 +34,49 @@ impl LogStructuredStore {
         if !job.sequential || job.out.len() as u64 >= job.offset {
             return;
         }
-        let (mut lsn, mut seed) = (job.lsn, job.seed);
+        let mut at = Place { lsn: job.lsn, seed: job.seed, stop: job.stop };
         let mut known = None;
-        for _ in 0..=AHEAD {
-            if let Some(next) = self.chunks.behind(lsn) {
-                (lsn, seed) = next;
-                continue;
+        for left in (0..=AHEAD).rev() {
+            if let Some((lsn, seed)) = self.chunks.behind(at.lsn) {
+                at = Place { lsn, seed, ..at };
+                if lsn < at.stop {
+                    continue;
+                }
             }
-            let Some(from) = self.bring(lsn, seed, job.stop) else { return };
-            let points = known.get_or_insert_with(|| self.points_ahead(job));
-            // The last frame that is known to begin in this chunk begins the next one.
-            let Some(next) = points.iter().rev().find(|at| (from + 1..=from + CHUNK).contains(*at)) else {
-                return;
+            let from = if at.lsn < at.stop { self.bring(at, left) } else { Some(at.lsn) };
+            let Some(from) = from else { return };
+            let known = known.get_or_insert_with(|| self.known_ahead(job));
+            // The last frame that is known to begin in this chunk begins the next one; if the segment ends in it, the
+            // first that is known in the next.
+            let within = |next: &&Place| next.stop == at.stop && (from + 1..=from + CHUNK).contains(&next.lsn);
+            let next = match known.iter().rev().find(within) {
+                None if at.stop <= from + CHUNK => known.iter().find(|next| next.lsn >= at.stop),
+                next => next,
             };
-            (lsn, seed) = (*next, None);
+            let Some(next) = next else { return };
+            at = *next;
         }
     }
 
-    /// Known frames of the job's range, in order, as far as it is read ahead.
-    fn points_ahead(&self, job: &Job) -> Vec<Lsn> {
+    /// Where frames of the job's log are known to begin, in the log's order, as far as it is read ahead.
+    fn known_ahead(&self, job: &Job) -> Vec<Place> {
         let Some(state) = self.catalog.lock(job.log) else { return Vec::new() };
-        let until = job.range_end.min(job.offset.saturating_add((AHEAD as u64 + 1) * CHUNK));
-        let points = state.index.between(job.offset, until).iter().map(|(_, lsn)| *lsn);
-        points.filter(|lsn| (job.lsn..job.stop).contains(lsn)).collect()
+        let until = job.offset.saturating_add((AHEAD as u64 + 1) * CHUNK).min(state.entry.size);
+        let (mut places, mut offset) = (Vec::new(), job.offset);
+        while let Some(range) = state.ranges.find(offset).filter(|_| offset < until) {
+            let stop = self.shape.segment_end(range.lsn).min(state.end_lsn);
+            let points = state.index.between(offset, range.end().min(until)).iter().map(|(_, lsn)| *lsn);
+            let inside = std::iter::once(range.lsn).chain(points).filter(|lsn| (range.lsn..stop).contains(lsn));
+            places.extend(inside.map(|lsn| Place { lsn, seed: None, stop }));
+            offset = range.end();
+        }
+        places
     }
 
-    /// Read the chunk at `lsn`, if it is whole: where what brings it begins. `None`: it can't be read ahead now.
-    fn bring(&self, lsn: Lsn, seed: Option<FrameSeed>, stop: Lsn) -> Option<Lsn> {
+    /// Read the chunk at `at`, if it is whole, and behind it so many more: where what brings it begins. `None`: it can't
+    /// be read ahead now.
+    fn bring(&self, at: Place, more: usize) -> Option<Lsn> {
+        let Place { lsn, seed, stop } = at;
         let base = self.shape.block_down(lsn);
         let end = self.shape.block_up(lsn + CHUNK + MARKS).min(self.shape.segment_end(lsn));
         let (oldest, _) = self.ring.live_range();
@@ -72,11 +99,14 @@ impl LogStructuredStore {
         let me = self.me.clone();
         let done = move |result: Result<Buffer, IoError>| {
             let Some(store) = me.upgrade() else { return };
-            if let Ok(buffer) = result {
-                store.keep_ahead(lsn, seed, buffer, base, end);
-            }
+            let kept = result.ok().and_then(|buffer| store.keep_ahead(lsn, seed, buffer, base, end));
             // Whoever waited finds the chunk, or reads for itself.
             store.landed(number);
+            if let (Some((lsn, seed)), Some(more)) = (kept, more.checked_sub(1))
+                && store.chunks.behind(lsn).is_none()
+            {
+                store.bring(Place { lsn, seed, stop }, more);
+            }
         };
         self.io.read(buffer, len, offset, Box::new(done));
         Some(lsn)

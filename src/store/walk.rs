@@ -49,14 +49,23 @@ impl LogStructuredStore {
         self.pass_over(job, &mut mounts, &failure, &from, until)
     }
 
-    /// Keep what was read ahead from `lsn` up to `until`, as far as it checks.
-    pub(super) fn keep_ahead(&self, lsn: Lsn, seed: Option<FrameSeed>, buffer: Buffer, base: Lsn, until: Lsn) {
+    /// Keep what was read ahead from `lsn` up to `until`, as far as it checks: where it ends, and the seed there.
+    pub(super) fn keep_ahead(
+        &self,
+        lsn: Lsn,
+        seed: Option<FrameSeed>,
+        buffer: Buffer,
+        base: Lsn,
+        until: Lsn,
+    ) -> Option<(Lsn, Option<FrameSeed>)> {
         let mut mounts = self.mounts_of(lsn, seed);
         let bytes = buffer.as_slice().get((lsn - base) as usize..(until - base) as usize).unwrap_or(&[]);
         let (end, _) = mounts.frames(lsn..until, bytes, self.shape.segment_end(base));
-        if end > lsn {
-            self.chunks.put(Chunk { lsns: lsn..end, base, buffer: Arc::new(buffer), seed: mounts.seed });
+        if end <= lsn {
+            return None;
         }
+        self.chunks.put(Chunk { lsns: lsn..end, base, buffer: Arc::new(buffer), seed: mounts.seed });
+        Some((end, mounts.seed))
     }
 
     /// No frame checks at the job's LSN because the log ended there once, and the next mount began behind it, on the
