@@ -6,7 +6,7 @@
 
 use super::LogStructuredStore;
 use super::types::{LogId, StoreError};
-use crate::format::Lsn;
+use crate::sync::atomic::Ordering;
 
 /// So often it is looked for while others move what is looked for; then they have to wait.
 const TRIES: usize = 3;
@@ -41,35 +41,22 @@ impl LogStructuredStore {
 
     /// The same in any case. Waits for the device.
     pub fn begins(&self, log: LogId, time_ns: u64) -> Result<Begins, StoreError> {
+        let moved = || self.space_counters.moved_bytes.load(Ordering::Acquire);
         for _ in 0..TRIES {
-            let before = self.looked_in(log, time_ns)?;
-            let offset = self.offset_at(log, time_ns)?;
-            let after = self.looked_in(log, time_ns)?;
-            if (before.offset, before.lsn) == (after.offset, after.lsn) {
-                return Ok(found(offset.max(after.head), before.size));
+            let before = moved();
+            let found = self.looked_for(log, time_ns)?;
+            if moved() == before {
+                return Ok(found);
             }
         }
         let _turn = self.reclaimer.turn();
-        let before = self.looked_in(log, time_ns)?;
-        Ok(found(self.offset_at(log, time_ns)?, before.size))
+        self.looked_for(log, time_ns)
     }
 
-    fn looked_in(&self, log: LogId, time_ns: u64) -> Result<LookedIn, StoreError> {
-        let state = self.catalog.lock(log).ok_or(StoreError::NotFound)?;
-        let (offset, lsn) = state.ranges.at_time(time_ns).map_or((0, 0), |range| (range.offset, range.lsn));
-        Ok(LookedIn { offset, lsn, head: state.entry.head, size: state.entry.size })
+    fn looked_for(&self, log: LogId, time_ns: u64) -> Result<Begins, StoreError> {
+        // What comes meanwhile may be looked at or not.
+        let size = self.log(log).ok_or(StoreError::NotFound)?.size;
+        let offset = self.offset_at(log, time_ns)?;
+        Ok(if offset < size { Begins::At(offset) } else { Begins::NotBefore(offset) })
     }
-}
-
-/// The range in which a time is looked for, and where its log begins and ends.
-struct LookedIn {
-    offset: u64,
-    lsn: Lsn,
-    head: u64,
-    size: u64,
-}
-
-/// `size` is what the log had before it was looked through: what came meanwhile may have been looked at or not.
-fn found(offset: u64, size: u64) -> Begins {
-    if offset < size { Begins::At(offset) } else { Begins::NotBefore(offset) }
 }
