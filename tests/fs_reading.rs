@@ -226,7 +226,10 @@ fn df_du_stat_and_getfattr_show_true_figures() {
 fn the_control_tree_is_there_for_shell_tools() {
     let (image, mount) = mounted();
     assert_eq!(sh("ls -A \"$1\" | sort | tr '\\n' ' '", mount.path()), ".llamafs log ");
-    assert_eq!(sh("ls \"$1\" | sort | tr '\\n' ' '", &mount.control("")), "device retained ring status status.json ");
+    assert_eq!(
+        sh("ls \"$1\" | sort | tr '\\n' ' '", &mount.control("")),
+        "at device retained ring status status.json "
+    );
     assert_eq!(fs::metadata(mount.control("")).unwrap().mode() & 0o777, 0o555);
     let status = fs::read_to_string(mount.control("status")).unwrap();
     assert!(status.contains(&format!("pid: {}\n", std::process::id())), "{status}");

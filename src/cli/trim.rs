@@ -3,13 +3,12 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::attribute;
 use super::failure::{Context, Failure, Outcome, print};
 use super::mounts;
 use crate::fs::policy::{HEAD, TRIM};
-use crate::fs::size;
+use crate::fs::{size, time};
 
 /// Lets go of the old end of a log: its space comes back, its name and offsets stay, and what lay there reads as zeros.
 #[derive(Debug, clap::Args)]
@@ -55,9 +54,7 @@ pub fn run(args: &Args) -> Outcome {
 
 /// A moment, ns since 1970.
 pub fn time_ns(text: &str) -> Result<u64, Failure> {
-    let time: SystemTime = humantime::parse_rfc3339_weak(text).map_err(|error| {
+    time::parse(text).map_err(|error| {
         Failure::usage(format!("`{text}` is neither a number nor a time such as 2026-01-31T12:00:00Z: {error}"))
-    })?;
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    Ok(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+    })
 }

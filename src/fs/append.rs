@@ -96,7 +96,7 @@ impl LlamaFs {
             Some(Node::Root) => self.inner.store.end_lsn(),
             // What was made, renamed and removed in it; one that was removed while it was open has nothing to keep.
             Some(Node::Directory(id)) => self.inner.store.node(id).map_or(0, |info| info.end_lsn),
-            Some(Node::Control | Node::File(_) | Node::Retained(_) | Node::RetainedDirectory(_)) => {
+            Some(Node::Control | Node::File(_) | Node::Moments | Node::View(_)) => {
                 return reply.send(Ok(()));
             }
             None => return reply.send(Err(Errno::ENOENT)),

@@ -7,13 +7,11 @@ use std::time::Duration;
 
 use super::inode::{ControlFile, Node};
 use super::types::{Attr, Errno, Kind, Reply, SetAttr, SetTime, StatFs};
-use super::{Inner, LlamaFs, now_ns};
+use super::{Inner, LlamaFs, now_ns, view};
 use crate::store::types::{AttrChange, Change, Changed, LogInfo, NodeInfo, NodeKind, ROOT_ID, StoreError};
 
 /// How long the kernel may keep what never changes while mounted.
 const FIXED: Duration = Duration::from_secs(60);
-/// Nothing is written in the tree of what is retained.
-const WRITE_BITS: u32 = 0o222;
 /// Permission bits.
 const MODE_BITS: u32 = 0o7777;
 
@@ -30,12 +28,8 @@ pub fn attr(inner: &Inner, node: Node) -> Result<Attr, Errno> {
             attr.valid = Duration::ZERO;
             Ok(attr)
         }
-        Node::Retained(id) => Ok(retained_attr(inner, &inner.store.log(id).ok_or(Errno::ESTALE)?)),
-        Node::RetainedDirectory(id) => {
-            let mut attr = directory_attr(&inner.store.node(id).ok_or(Errno::ESTALE)?);
-            (attr.ino, attr.mode, attr.nlink) = (node.ino(), attr.mode & !WRITE_BITS, 2);
-            Ok(attr)
-        }
+        Node::Moments => Ok(fixed(inner, node, Kind::Directory, 0o555, 2, 0)),
+        Node::View(view) => view::attr(inner, view),
         Node::File(_) => Ok(fixed(inner, node, Kind::File, 0o444, 1, 0)),
     }
 }
@@ -46,8 +40,8 @@ fn device_mode(inner: &Inner) -> u32 {
     if inner.store.is_public() { 0o444 } else { 0o400 }
 }
 
-/// Only the kernel's own calls change a directory, and it knows which.
-fn directory_attr(info: &NodeInfo) -> Attr {
+/// What `stat` shows of a directory. Only the kernel's own calls change one, and it knows which.
+pub fn directory_attr(info: &NodeInfo) -> Attr {
     let node = Node::in_store(info.id, info.kind);
     Attr {
         ino: node.ino(),
@@ -83,14 +77,8 @@ fn fixed(inner: &Inner, node: Node, kind: Kind, mode: u32, nlink: u32, size: u64
     }
 }
 
-/// A log as it is kept: what lies below its head is no part of it.
-fn retained_attr(inner: &Inner, info: &LogInfo) -> Attr {
-    let whole = log_attr(inner, info);
-    let size = whole.size.saturating_sub(info.head);
-    Attr { ino: Node::Retained(info.id).ino(), mode: whole.mode & !WRITE_BITS, nlink: 1, size, ..whole }
-}
-
-fn log_attr(inner: &Inner, info: &LogInfo) -> Attr {
+/// What `stat` shows of a log.
+pub fn log_attr(inner: &Inner, info: &LogInfo) -> Attr {
     Attr {
         ino: Node::Log(info.id).ino(),
         kind: Kind::File,
@@ -146,7 +134,7 @@ impl LlamaFs {
             Some(Node::Log(id)) => (id, NodeKind::Log),
             Some(Node::Directory(id)) => (id, NodeKind::Directory),
             Some(Node::Root) => (ROOT_ID, NodeKind::Directory),
-            Some(Node::Control | Node::File(_) | Node::Retained(_) | Node::RetainedDirectory(_)) => {
+            Some(Node::Control | Node::File(_) | Node::Moments | Node::View(_)) => {
                 return reply.send(Err(Errno::EPERM));
             }
             None => return reply.send(Err(Errno::ENOENT)),
@@ -177,9 +165,7 @@ impl LlamaFs {
     /// `access`, where the kernel asks: it checks the bits itself under `default_permissions`.
     pub fn access(&self, ino: u64, mask: i32) -> Result<(), Errno> {
         match Node::of(ino).ok_or(Errno::ENOENT)? {
-            Node::Control | Node::File(_) | Node::Retained(_) | Node::RetainedDirectory(_)
-                if mask & libc::W_OK != 0 =>
-            {
+            Node::Control | Node::File(_) | Node::Moments | Node::View(_) if mask & libc::W_OK != 0 => {
                 Err(Errno::EACCES)
             }
             _ => Ok(()),

@@ -19,7 +19,7 @@ impl LlamaFs {
     fn place(&self, parent: u64, name: &[u8]) -> Result<NodeId, Errno> {
         match Node::of(parent).ok_or(Errno::ENOENT)? {
             Node::Root if name == CONTROL_NAME => Err(Errno::EPERM),
-            Node::Control | Node::RetainedDirectory(_) => Err(Errno::EPERM),
+            Node::Control | Node::Moments | Node::View(_) => Err(Errno::EPERM),
             node => node.directory().ok_or(Errno::ENOTDIR),
         }
     }

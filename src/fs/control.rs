@@ -75,6 +75,9 @@ fn status(inner: &Inner) -> Value {
         map.insert("reading_bytes".into(), json!(reading));
         map.insert("waiting_reads".into(), json!(waiting));
         map.insert("control_handles".into(), json!(inner.snapshots.lock().count()));
+        let (times, files) = inner.views.lock().counts();
+        map.insert("view_times".into(), json!(times));
+        map.insert("view_files".into(), json!(files));
         map.insert("version".into(), json!(env!("CARGO_PKG_VERSION")));
         map.insert("pid".into(), json!(std::process::id()));
         map.insert("mountpoint".into(), json!(inner.settings.mountpoint));

@@ -2,19 +2,22 @@
 
 use std::time::Duration;
 
-use super::inode::{CONTROL_NAME, ControlFile, Node, RETAINED_NAME};
+use super::inode::{CONTROL_NAME, ControlFile, MOMENTS_NAME, Node, RETAINED_NAME, View};
 use super::types::{Attr, Entry, Errno, Kind};
-use super::{LlamaFs, attr, changes};
+use super::views::RETAINED;
+use super::{LlamaFs, attr, changes, view};
 use crate::store::types::{NodeId, NodeKind, ROOT_ID};
 
 /// How long the kernel may keep a name: only its own calls change names.
 pub const NAME_VALID: Duration = Duration::from_secs(60);
 /// Longest name, as everywhere in Linux.
 const NAME_MAX: usize = 255;
-/// Places in a directory: behind `.`, behind `..`, behind `/.llamafs/retained`, behind the node with id n (this and n), behind `/.llamafs`.
+/// Places in a directory: behind `.`, behind `..`, behind `/.llamafs/retained` and `/.llamafs/at`, behind the node with id n
+/// (this and n), behind `/.llamafs`.
 const BEHIND_SELF: u64 = 1;
 const BEHIND_PARENT: u64 = 2;
 const BEHIND_RETAINED: u64 = 3;
+const BEHIND_MOMENTS: u64 = 4;
 const BEHIND_NODE: u64 = 0x100;
 const BEHIND_CONTROL: u64 = 1 << 40;
 /// Names taken from the store at a time: its tree is held still meanwhile.
@@ -28,14 +31,10 @@ impl LlamaFs {
         }
         let node = match Node::of(parent).ok_or(Errno::ENOENT)? {
             Node::Root if name == CONTROL_NAME => Node::Control,
-            Node::Control if name == RETAINED_NAME => Node::RetainedDirectory(ROOT_ID),
-            Node::RetainedDirectory(id) => {
-                let found = self.inner.store.lookup(id, name)?;
-                if found.kind == NodeKind::Log {
-                    self.inner.logs.insert(&found);
-                }
-                Node::in_retained(found.id, found.kind)
-            }
+            Node::Control if name == RETAINED_NAME => Node::View(View::root(RETAINED)),
+            Node::Control if name == MOMENTS_NAME => Node::Moments,
+            Node::Moments => view::moment(&self.inner, name)?,
+            Node::View(directory) => view::lookup(&self.inner, directory, name)?,
             Node::Control => {
                 let file = ControlFile::ALL.into_iter().find(|file| file.name().as_bytes() == name);
                 Node::File(file.ok_or(Errno::ENOENT)?)
@@ -56,14 +55,15 @@ impl LlamaFs {
     /// also when its name is gone. False: it is gone already.
     pub fn remember(&self, ino: u64) -> bool {
         match Node::of(ino) {
-            Some(Node::Log(id) | Node::Retained(id)) => self.inner.logs.get(id).is_some_and(|log| log.know()),
+            Some(Node::Log(id)) => self.inner.logs.get(id).is_some_and(|log| log.know()),
+            // Of a view it asks for each name before it opens it.
             _ => true,
         }
     }
 
     /// The kernel has forgotten an inode that it was told of so many times.
     pub fn forget(&self, ino: u64, times: u64) {
-        if let Some(id) = Node::of(ino).and_then(Node::log)
+        if let Some(Node::Log(id)) = Node::of(ino)
             && self.inner.logs.get(id).is_some_and(|log| log.unknow(times))
         {
             changes::forget(&self.inner, id);
@@ -73,11 +73,11 @@ impl LlamaFs {
     /// `opendir`.
     pub fn opendir(&self, ino: u64) -> Result<(), Errno> {
         match Node::of(ino).ok_or(Errno::ENOENT)? {
-            Node::Root | Node::Control => Ok(()),
-            Node::Directory(id) | Node::RetainedDirectory(id) => {
+            Node::Root | Node::Control | Node::Moments => Ok(()),
+            Node::Directory(id) | Node::View(View { directory: true, id, .. }) => {
                 self.inner.store.node(id).map(drop).ok_or(Errno::ESTALE)
             }
-            Node::Log(_) | Node::File(_) | Node::Retained(_) => Err(Errno::ENOTDIR),
+            Node::Log(_) | Node::File(_) | Node::View(_) => Err(Errno::ENOTDIR),
         }
     }
 
@@ -91,28 +91,35 @@ impl LlamaFs {
                 Some(info) => Node::in_store(info.parent, NodeKind::Directory),
                 None => return Ok(()),
             },
-            Node::RetainedDirectory(ROOT_ID) => Node::Control,
-            Node::RetainedDirectory(id) => match self.inner.store.node(id) {
-                Some(info) => Node::in_retained(info.parent, NodeKind::Directory),
+            Node::View(View { id: ROOT_ID, slot: RETAINED, .. }) => Node::Control,
+            Node::View(View { id: ROOT_ID, .. }) => Node::Moments,
+            Node::View(View { directory: true, id, slot, .. }) => match self.inner.store.node(id) {
+                Some(info) => Node::View(View::in_view(slot, info.parent, NodeKind::Directory)),
                 None => return Ok(()),
             },
             Node::Root | Node::Control => Node::Root,
-            Node::Log(_) | Node::File(_) | Node::Retained(_) => return Err(Errno::ENOTDIR),
+            Node::Moments => Node::Control,
+            Node::Log(_) | Node::File(_) | Node::View(_) => return Err(Errno::ENOTDIR),
         };
         for (next, ino, name) in [(BEHIND_SELF, ino, b".".to_vec()), (BEHIND_PARENT, parent.ino(), b"..".to_vec())] {
             if next > from && add(&Entry { ino, next, kind: Kind::Directory, name }) {
                 return Ok(());
             }
         }
-        if let Node::RetainedDirectory(id) = node {
-            return self.list(node, id, from, add);
-        }
-        match node.directory() {
-            Some(id) => self.list(node, id, from, add),
-            None => {
-                let (ino, name) = (Node::RetainedDirectory(ROOT_ID).ino(), RETAINED_NAME.to_vec());
-                if from < BEHIND_RETAINED && add(&Entry { ino, next: BEHIND_RETAINED, kind: Kind::Directory, name }) {
-                    return Ok(());
+        match node {
+            Node::View(View { id, .. }) => self.list(node, id, from, add),
+            // Any time may be looked up: none is listed.
+            Node::Moments => Ok(()),
+            _ if node.directory().is_some() => self.list(node, node.directory().unwrap_or_default(), from, add),
+            _ => {
+                let retained = Node::View(View::root(RETAINED));
+                for (next, node, name) in
+                    [(BEHIND_RETAINED, retained, RETAINED_NAME), (BEHIND_MOMENTS, Node::Moments, MOMENTS_NAME)]
+                {
+                    let entry = Entry { ino: node.ino(), next, kind: Kind::Directory, name: name.to_vec() };
+                    if from < next && add(&entry) {
+                        return Ok(());
+                    }
                 }
                 for file in ControlFile::ALL {
                     let ino = Node::File(file).ino();
@@ -133,11 +140,11 @@ impl LlamaFs {
             let Some(last) = batch.last() else { break };
             after = last.id;
             for listed in batch {
-                if [Node::Root, Node::RetainedDirectory(ROOT_ID)].contains(&node) && *listed.name == *CONTROL_NAME {
+                if node == Node::Root && *listed.name == *CONTROL_NAME {
                     continue;
                 }
                 let listed_node = match node {
-                    Node::RetainedDirectory(_) => Node::in_retained(listed.id, listed.kind),
+                    Node::View(View { slot, .. }) => Node::View(View::in_view(slot, listed.id, listed.kind)),
                     _ => Node::in_store(listed.id, listed.kind),
                 };
                 let entry = Entry {

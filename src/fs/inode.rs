@@ -11,12 +11,18 @@ const FIRST_LOG: u64 = 0x100;
 const FIRST_DIRECTORY: u64 = 1 << 33;
 /// `/.llamafs`; its files follow.
 const CONTROL: u64 = 1 << 40;
-/// The inode number of a log in `/.llamafs/retained` is this and its id.
-const FIRST_RETAINED: u64 = 1 << 41;
-/// The same of a directory, the root's id among them.
-const FIRST_RETAINED_DIRECTORY: u64 = 1 << 42;
+/// `/.llamafs/at`.
+const MOMENTS: u64 = 1 << 41;
+/// Bit of every inode number in a view. Below it are the view's place, the generation, one bit for directories, and the
+/// log's or directory's id, the root's among them.
+const VIEW: u64 = 1 << 62;
+const VIEW_SLOT: u32 = 41;
+const VIEW_GENERATION: u32 = 33;
+const VIEW_DIRECTORY: u64 = 1 << 32;
 /// Name of the tree of logs that begin at their heads.
 pub const RETAINED_NAME: &[u8] = b"retained";
+/// Name of the directory of trees of logs that begin at a time.
+pub const MOMENTS_NAME: &[u8] = b"at";
 /// Name of the control directory.
 pub const CONTROL_NAME: &[u8] = b".llamafs";
 
@@ -61,10 +67,54 @@ pub enum Node {
     Control,
     /// A file in it.
     File(ControlFile),
-    /// A log as it is kept: it begins at its head.
-    Retained(LogId),
-    /// A directory of such logs; the root's id for `/.llamafs/retained` itself.
-    RetainedDirectory(NodeId),
+    /// `/.llamafs/at`: what is in it are times.
+    Moments,
+    /// A log or a directory of a view, by its root's id the view itself.
+    View(View),
+}
+
+/// Something in a view; see [`super::views`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct View {
+    /// Which view.
+    pub slot: u32,
+    /// Files of one log that begin elsewhere differ in this.
+    pub generation: u8,
+    /// It is a directory.
+    pub directory: bool,
+    /// Of this log or directory.
+    pub id: NodeId,
+}
+
+impl View {
+    /// Places of views: as many as have room in an inode number.
+    pub const SLOTS: u32 = 1 << (62 - VIEW_SLOT);
+
+    fn of(ino: u64) -> Option<Self> {
+        let rest = ino & !VIEW;
+        let id = NodeId::try_from(rest & u64::from(u32::MAX)).ok()?;
+        let directory = rest & VIEW_DIRECTORY != 0;
+        let generation = u8::try_from(rest >> VIEW_GENERATION & u64::from(u8::MAX)).ok()?;
+        let slot = u32::try_from(rest >> VIEW_SLOT).ok().filter(|slot| *slot < Self::SLOTS)?;
+        let exists = id != 0 && if directory { generation == 0 } else { id != ROOT_ID };
+        exists.then_some(Self { slot, generation, directory, id })
+    }
+
+    fn ino(self) -> u64 {
+        let Self { slot, generation, directory, id } = self;
+        let directory = if directory { VIEW_DIRECTORY } else { 0 };
+        VIEW | u64::from(slot) << VIEW_SLOT | u64::from(generation) << VIEW_GENERATION | directory | u64::from(id)
+    }
+
+    /// A log or directory of the store, in this view.
+    pub fn in_view(slot: u32, id: NodeId, kind: NodeKind) -> Self {
+        Self { slot, generation: 0, directory: kind == NodeKind::Directory, id }
+    }
+
+    /// The view itself.
+    pub fn root(slot: u32) -> Self {
+        Self::in_view(slot, ROOT_ID, NodeKind::Directory)
+    }
 }
 
 impl Node {
@@ -73,11 +123,11 @@ impl Node {
         if ino == ROOT {
             return Some(Self::Root);
         }
-        if let Some(above) = ino.checked_sub(FIRST_RETAINED_DIRECTORY) {
-            return NodeId::try_from(above).ok().filter(|id| *id != 0).map(Self::RetainedDirectory);
+        if ino & VIEW != 0 {
+            return View::of(ino).map(Self::View);
         }
-        if let Some(above) = ino.checked_sub(FIRST_RETAINED) {
-            return NodeId::try_from(above).ok().filter(|id| ![0, ROOT_ID].contains(id)).map(Self::Retained);
+        if ino == MOMENTS {
+            return Some(Self::Moments);
         }
         if let Some(above) = ino.checked_sub(CONTROL) {
             return match above.checked_sub(1) {
@@ -103,22 +153,14 @@ impl Node {
         match self {
             Self::Root => Some(ROOT_ID),
             Self::Directory(id) => Some(id),
-            Self::Log(_) | Self::Control | Self::File(_) | Self::Retained(_) | Self::RetainedDirectory(_) => None,
-        }
-    }
-
-    /// The node of a log or directory of the store in the tree of what is retained.
-    pub fn in_retained(id: NodeId, kind: NodeKind) -> Self {
-        match kind {
-            NodeKind::Directory => Self::RetainedDirectory(id),
-            NodeKind::Log => Self::Retained(id),
+            Self::Log(_) | Self::Control | Self::File(_) | Self::Moments | Self::View(_) => None,
         }
     }
 
     /// The store's id of a log.
     pub fn log(self) -> Option<LogId> {
         match self {
-            Self::Log(id) | Self::Retained(id) => Some(id),
+            Self::Log(id) | Self::View(View { id, directory: false, .. }) => Some(id),
             _ => None,
         }
     }
@@ -131,8 +173,8 @@ impl Node {
             Self::Directory(id) => FIRST_DIRECTORY + u64::from(id),
             Self::Control => CONTROL,
             Self::File(file) => CONTROL + 1 + file as u64,
-            Self::Retained(id) => FIRST_RETAINED + u64::from(id),
-            Self::RetainedDirectory(id) => FIRST_RETAINED_DIRECTORY + u64::from(id),
+            Self::Moments => MOMENTS,
+            Self::View(view) => view.ino(),
         }
     }
 }
@@ -145,8 +187,15 @@ mod tests {
     fn every_node_has_its_number_and_back() {
         let mut nodes = vec![Node::Root, Node::Control, Node::Log(1), Node::Log(ROOT_ID - 1)];
         nodes.extend([Node::Directory(1), Node::Directory(ROOT_ID - 1)]);
-        nodes.extend([Node::Retained(1), Node::Retained(ROOT_ID - 1)]);
-        nodes.extend([Node::RetainedDirectory(1), Node::RetainedDirectory(ROOT_ID)]);
+        nodes.push(Node::Moments);
+        for slot in [0, 1, View::SLOTS - 1] {
+            nodes.push(Node::View(View::root(slot)));
+            for id in [1, ROOT_ID - 1] {
+                nodes.push(Node::View(View::in_view(slot, id, NodeKind::Directory)));
+                let file = View::in_view(slot, id, NodeKind::Log);
+                nodes.extend([0, 1, u8::MAX].map(|generation| Node::View(View { generation, ..file })));
+            }
+        }
         nodes.extend(ControlFile::ALL.map(Node::File));
         for node in nodes {
             assert_eq!(Node::of(node.ino()), Some(node));
@@ -159,5 +208,10 @@ mod tests {
         for ino in [0, 2, FIRST_LOG, FIRST_LOG + root, FIRST_DIRECTORY, FIRST_DIRECTORY + root, CONTROL + 5, u64::MAX] {
             assert_eq!(Node::of(ino), None, "{ino:#x}");
         }
+        let generation = 1 << VIEW_GENERATION;
+        for ino in [0, root, VIEW_DIRECTORY, VIEW_DIRECTORY | generation | 1, 1 << 63 | 1] {
+            assert_eq!(Node::of(VIEW | ino), None, "{ino:#x}");
+        }
+        assert_eq!(Node::of(MOMENTS + 1), None);
     }
 }

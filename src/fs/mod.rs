@@ -7,6 +7,7 @@ mod attr;
 mod changes;
 mod control;
 mod directory;
+mod finder;
 mod flags;
 mod gate;
 mod inode;
@@ -17,8 +18,11 @@ mod read;
 pub mod size;
 mod snapshots;
 mod tail;
+pub mod time;
 mod turns;
 pub mod types;
+mod view;
+mod views;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -27,6 +31,7 @@ use parking_lot::Mutex;
 
 use crate::store::LogStructuredStore;
 pub use directory::NAME_VALID;
+use finder::Finder;
 use gate::{Backlog, Gate};
 use logs::Logs;
 use snapshots::Snapshots;
@@ -35,6 +40,8 @@ pub use tail::{NoPageCache, PageCache};
 pub use turns::READ_BYTES;
 use turns::Turns;
 pub use types::{Errno, Reply};
+use views::Views;
+pub use views::{MOMENTS, VIEW_FILES};
 
 /// Bytes of appends that may wait for room in the ring before a worker is held up.
 ///
@@ -77,6 +84,8 @@ struct Inner {
     backlog: Backlog,
     turns: Turns,
     snapshots: Mutex<Snapshots>,
+    views: Mutex<Views>,
+    finder: Finder,
     mounted_ns: u64,
     /// A trim or grow is under way.
     working: AtomicBool,
@@ -97,6 +106,8 @@ impl LlamaFs {
                 backlog: Backlog::new(BACKLOG_BYTES),
                 turns: Turns::new(READ_BYTES),
                 snapshots: Mutex::new(snapshots),
+                views: Mutex::new(Views::new()),
+                finder: Finder::default(),
                 mounted_ns: now_ns(),
                 working: AtomicBool::new(false),
             }),

@@ -12,7 +12,7 @@
 
 use super::inode::{ControlFile, Node};
 use super::types::{Errno, Opened, Reply};
-use super::{LlamaFs, changes, control};
+use super::{LlamaFs, changes, control, view};
 
 /// Handle of a descriptor that reads through the page cache.
 pub const FH_CACHED: u64 = 1;
@@ -43,23 +43,18 @@ pub fn open_log(flags: i32, cached_reads: bool) -> Result<Opened, Errno> {
 impl LlamaFs {
     /// `open`, by a user.
     pub fn open(&self, ino: u64, flags: i32, uid: u32, reply: impl Reply<Opened>) {
-        reply.send(self.open_now(ino, flags, uid));
+        let me = self.clone();
+        self.when_known(ino, move |known| reply.send(known.and_then(|()| me.open_now(ino, flags, uid))));
     }
 
     pub(super) fn open_now(&self, ino: u64, flags: i32, uid: u32) -> Result<Opened, Errno> {
         match Node::of(ino).ok_or(Errno::ENOENT)? {
-            Node::Root | Node::Directory(_) | Node::Control | Node::RetainedDirectory(_) => Err(Errno::EISDIR),
-            Node::Retained(_) if writes(flags) || flags & libc::O_TRUNC != 0 => Err(Errno::EACCES),
-            Node::Retained(id) => {
-                let log = self.inner.logs.get(id).ok_or(Errno::ESTALE)?;
-                let head = self.inner.store.log(id).ok_or(Errno::ESTALE)?.head;
-                // Where it began when it was opened is where its offsets begin, as long as it is open.
-                let fh = self.inner.snapshots.lock().keep(uid, head.to_le_bytes().to_vec())?;
-                if log.open() {
-                    return Ok(Opened { fh, direct_io: true, keep_cache: false });
-                }
-                self.inner.snapshots.lock().forget(fh);
-                Err(Errno::ESTALE)
+            Node::Root | Node::Directory(_) | Node::Control | Node::Moments => Err(Errno::EISDIR),
+            Node::View(view) if view.directory => Err(Errno::EISDIR),
+            Node::View(_) if writes(flags) || flags & libc::O_TRUNC != 0 => Err(Errno::EACCES),
+            Node::View(file) => {
+                view::open(&self.inner, file)?;
+                Ok(Opened { fh: FH_DIRECT, direct_io: true, keep_cache: false })
             }
             Node::Log(id) => {
                 // Removed since its name was looked up: the kernel looks again, and may make a new one.
@@ -83,7 +78,11 @@ impl LlamaFs {
         if fh >= FH_FIRST_SNAPSHOT {
             self.inner.snapshots.lock().forget(fh);
         }
-        if let Some(id) = Node::of(ino).and_then(Node::log)
+        let node = Node::of(ino);
+        if let Some(Node::View(file)) = node {
+            self.inner.views.lock().close(file);
+        }
+        if let Some(id) = node.and_then(Node::log)
             && self.inner.logs.get(id).is_some_and(|log| log.close())
         {
             changes::forget(&self.inner, id);

@@ -4,7 +4,7 @@ use super::inode::{ControlFile, Node};
 use super::open::FH_CACHED;
 use super::turns::READ_BYTES;
 use super::types::{Errno, Read, Reply};
-use super::{Inner, LlamaFs};
+use super::{Inner, LlamaFs, view};
 use crate::store::types::{LogId, StoreError};
 
 impl LlamaFs {
@@ -12,6 +12,9 @@ impl LlamaFs {
     pub fn read(&self, read: Read, reply: impl Reply<Vec<u8>>) {
         // The kernel asks for a megabyte at most; what another transport asks for is bounded here.
         let read = Read { len: read.len.min(READ_BYTES), ..read };
+        if let Some(Node::View(file)) = Node::of(read.ino).filter(|node| node.log().is_some()) {
+            return self.read_view(file, read, reply);
+        }
         if !self.inner.gate.enter() {
             return reply.send(Err(Errno::ESHUTDOWN));
         }
@@ -33,23 +36,12 @@ impl LlamaFs {
     fn read_in_turn(&self, read: Read, answer: impl Reply<Vec<u8>>) {
         match Node::of(read.ino) {
             Some(Node::Log(id)) => self.read_log(id, read, answer),
-            Some(Node::Retained(id)) => {
-                let head = self.inner.snapshots.lock().part(read.fh, 0, size_of::<u64>());
-                let head = head.and_then(|bytes| bytes.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)));
-                match head {
-                    Some(head) => {
-                        let offset = read.offset.saturating_add(head);
-                        self.read_log(id, Read { offset, ..read }, answer);
-                    }
-                    None => answer.send(Err(Errno::EBADF)),
-                }
-            }
             Some(Node::File(ControlFile::Device)) => self.read_device(read, answer),
             Some(Node::File(_)) => {
                 let part = self.inner.snapshots.lock().part(read.fh, read.offset, read.len);
                 answer.send(part.ok_or(Errno::EBADF));
             }
-            Some(Node::Root | Node::Directory(_) | Node::Control | Node::RetainedDirectory(_)) => {
+            Some(Node::Root | Node::Directory(_) | Node::Control | Node::Moments | Node::View(_)) => {
                 answer.send(Err(Errno::EISDIR))
             }
             None => answer.send(Err(Errno::EBADF)),
@@ -105,11 +97,7 @@ fn extent(inner: &Inner, ino: u64) -> Result<(u64, u64), Errno> {
             let size = inner.logs.get(id).map_or(info.size, |log| log.tail.visible());
             Ok((info.head.min(size), size))
         }
-        Some(Node::Retained(id)) => {
-            let info = inner.store.log(id).ok_or(Errno::ENOENT)?;
-            let size = inner.logs.get(id).map_or(info.size, |log| log.tail.visible());
-            Ok((0, size.saturating_sub(info.head)))
-        }
+        Some(Node::View(view)) => view::extent(inner, view),
         Some(Node::File(ControlFile::Device)) => Ok((0, inner.store.device_bytes())),
         _ => Err(Errno::EINVAL),
     }

@@ -14,8 +14,8 @@ use fuser::{
 };
 
 use super::{PAGE, REQUEST_BYTES};
+use crate::fs::LlamaFs;
 use crate::fs::types::{Attr, Errno, Ioctl, Kind, New, Opened, Read, SetAttr, SetTime, StatFs, Write};
-use crate::fs::{LlamaFs, NAME_VALID};
 
 /// Requests that the kernel may have in flight in the background: readahead.
 const MAX_BACKGROUND: u16 = 64;
@@ -94,7 +94,9 @@ fn new<'a>(req: &Request, parent: INodeNo, name: &'a OsStr, mode: u32) -> New<'a
 fn entry_reply(fs: &LlamaFs, result: Result<Attr, Errno>, reply: ReplyEntry) {
     match result {
         Ok(attr) if !fs.remember(attr.ino) => reply.error(errno(Errno::ENOENT)),
-        Ok(attr) => reply.entry_with_ttls(&attr.valid, &NAME_VALID, &file_attr(&attr), Generation(0)),
+        Ok(attr) => {
+            reply.entry_with_ttls(&attr.valid, &LlamaFs::name_valid(attr.ino), &file_attr(&attr), Generation(0));
+        }
         Err(error) => reply.error(errno(error)),
     }
 }
@@ -151,7 +153,8 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        attr_reply(self.fs.getattr(ino.0), reply);
+        let fs = self.fs.clone();
+        self.fs.when_known(ino.0, move |known| attr_reply(known.and_then(|()| fs.getattr(ino.0)), reply));
     }
 
     fn setattr(
@@ -445,10 +448,11 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn lseek(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        match self.fs.lseek(ino.0, offset, whence) {
+        let fs = self.fs.clone();
+        self.fs.when_known(ino.0, move |known| match known.and_then(|()| fs.lseek(ino.0, offset, whence)) {
             Ok(place) => reply.offset(place),
             Err(error) => reply.error(errno(error)),
-        }
+        });
     }
 
     fn copy_file_range(

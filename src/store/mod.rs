@@ -11,7 +11,7 @@
 //! - `append`, `placing`, `flusher`, `commit`, `keeper`: from an append to stable media
 //! - `read`, `reads`, `walk`, `chunks`, `blockwise`: back again
 //! - `summaries`, `cleaner`, `reclaim`: full segments summed up, emptied and let go; `ranges`: where each log lies
-//! - `trim`, `retention`: the old ends of logs are let go, by hand and by rule
+//! - `trim`, `retention`: the old ends of logs are let go, by hand and by rule; `moment`: since when
 //! - `grow`: more segments
 //! - `close`, `stats`, `audit`: the end, figures, and whether they are right
 //! - `behind`: what a broken frame was, and where the log goes on
@@ -40,6 +40,7 @@ mod index;
 mod inspect;
 mod keeper;
 mod mend;
+mod moment;
 mod mounts;
 mod nodes;
 mod open;
@@ -73,6 +74,7 @@ pub use create::{FormatOptions, FormatReport};
 pub use error::OpenError;
 pub use grow::{GrowReport, grow};
 pub use inspect::{CheckReport, Finding, FrameInfo, Gap, Image, Lost, Part};
+pub use moment::Begins;
 pub use retention::{NO_LIMIT, Policy};
 pub use table::IdTable;
 pub use trim::{TrimTo, Trimmed};

@@ -213,8 +213,14 @@ impl Ranges {
         self.ranges.get(self.ranges.partition_point(|range| range.offset <= offset))
     }
 
+    /// The last range that ends at or below `offset`.
+    pub fn last_before(&self, offset: u64) -> Option<&Range> {
+        self.ranges.get(self.ranges.partition_point(|range| range.end() <= offset).checked_sub(1)?)
+    }
+
     /// The last range that begins before `time_ns`, or the first: the first record of that time or later lies in it, or
-    /// is the first behind it.
+    /// is the first behind it. But what is left of a range whose front was moved keeps that one's time: if its own first
+    /// record is of `time_ns` or later, so may be others in front of it.
     pub fn at_time(&self, time_ns: u64) -> Option<&Range> {
         self.ranges.get(self.ranges.partition_point(|range| range.time_ns < time_ns).saturating_sub(1))
     }

@@ -62,27 +62,41 @@ impl LogStructuredStore {
 
     /// Offset of the first record of `time_ns` or later; the log's end if there is none. Waits for the device.
     pub fn offset_at(&self, log: LogId, time_ns: u64) -> Result<u64, StoreError> {
-        let (range, next, head, mut points) = {
+        let (mut range, next, head) = {
             let state = self.catalog.lock(log).ok_or(StoreError::NotFound)?;
             let (head, size) = (state.entry.head, state.entry.size);
             let Some(range) = state.ranges.at_time(time_ns).copied() else { return Ok(size) };
-            if range.time_ns >= time_ns {
-                return Ok(range.offset.max(head));
-            }
-            let next = state.ranges.next_behind(range.offset).map_or(size, |next| next.offset);
+            (range, state.ranges.next_behind(range.offset).map_or(size, |next| next.offset), head)
+        };
+        let mut found = self.first_in(log, &range, time_ns)?;
+        while found == Some(range.offset) && range.offset > head {
+            let before = self.catalog.lock(log).and_then(|state| state.ranges.last_before(range.offset).copied());
+            let Some(before) = before else { break };
+            let Some(earlier) = self.first_in(log, &before, time_ns)? else { break };
+            (range, found) = (before, Some(earlier));
+        }
+        Ok(found.unwrap_or(next).max(head))
+    }
+
+    /// Offset of the first record of `time_ns` or later in a range.
+    fn first_in(&self, log: LogId, range: &Range, time_ns: u64) -> Result<Option<u64>, StoreError> {
+        if range.time_ns >= time_ns {
+            return Ok(Some(range.offset));
+        }
+        let mut points = {
+            let state = self.catalog.lock(log).ok_or(StoreError::NotFound)?;
             let inside = |(_, lsn): &&(u64, Lsn)| {
                 *lsn > range.lsn && self.shape.sequence(*lsn) == self.shape.sequence(range.lsn)
             };
             let between = state.index.between(range.offset, range.end());
-            let points: Vec<Lsn> = between.iter().filter(inside).map(|(_, lsn)| *lsn).collect();
-            (range, next, head, points)
+            between.iter().filter(inside).map(|(_, lsn)| *lsn).collect::<Vec<Lsn>>()
         };
         // The last point whose record is older: the one that is looked for lies behind it.
         let mut from = range.lsn;
         while !points.is_empty() {
             let (front, back) = points.split_at(points.len() / 2);
             let Some((&middle, behind)) = back.split_first() else { break };
-            let record = self.find_record(log, &range, middle, |_| true)?;
+            let record = self.find_record(log, range, middle, |_| true)?;
             if record.is_some_and(|record| record.time_ns < time_ns) {
                 from = middle;
                 points = behind.to_vec();
@@ -90,8 +104,8 @@ impl LogStructuredStore {
                 points = front.to_vec();
             }
         }
-        let found = self.find_record(log, &range, from, |record| record.time_ns >= time_ns)?;
-        Ok(found.map_or(next, |record| record.offset).max(head))
+        let found = self.find_record(log, range, from, |record| record.time_ns >= time_ns)?;
+        Ok(found.map(|record| record.offset))
     }
 
     /// The boundary of the record that `offset` lies in: `offset` itself if a record begins there.
