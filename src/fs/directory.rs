@@ -1,5 +1,6 @@
 //! Names: lookup and reading directories.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::inode::{CONTROL_NAME, ControlFile, Node, RETAINED_NAME};
@@ -50,6 +51,19 @@ impl LlamaFs {
             }
         };
         attr::attr(&self.inner, node)
+    }
+
+    /// Under which number, and for how long, the kernel is told of an inode by its name.
+    ///
+    /// With `-o parallel` each time of a log is a new one, which stands for no longer than this one call: so each `open`
+    /// makes an inode of its own in the kernel, whose lock its appends and syncs share with no other opener's.
+    pub fn entry(&self, ino: u64) -> (u64, Duration) {
+        match Node::of(ino) {
+            Some(Node::Log(id)) if self.inner.settings.parallel => {
+                (Node::opener(id, self.inner.openers.fetch_add(1, Ordering::Relaxed)), Duration::ZERO)
+            }
+            _ => (ino, NAME_VALID),
+        }
     }
 
     /// The kernel is about to be told of this inode, by an entry that it will forget one day: until then it may open it,

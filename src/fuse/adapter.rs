@@ -13,12 +13,9 @@ use fuser::{
     ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::{PAGE, REQUEST_BYTES};
+use super::{MAX_BACKGROUND, PAGE, REQUEST_BYTES};
 use crate::fs::types::{Attr, Errno, Ioctl, Kind, New, Opened, Read, SetAttr, SetTime, StatFs, Write};
 use crate::fs::{LlamaFs, NAME_VALID};
-
-/// Requests that the kernel may have in flight in the background: readahead.
-const MAX_BACKGROUND: u16 = 64;
 
 /// The file system as `fuser` sees it.
 pub struct Adapter {
