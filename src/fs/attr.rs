@@ -34,6 +34,8 @@ pub fn attr(inner: &Inner, node: Node) -> Result<Attr, Errno> {
         Node::RetainedDirectory(id) => {
             let mut attr = directory_attr(&inner.store.node(id).ok_or(Errno::ESTALE)?);
             (attr.ino, attr.mode, attr.nlink) = (node.ino(), attr.mode & !WRITE_BITS, 2);
+            // It is changed under another inode, of which the kernel knows nothing here.
+            attr.valid = Duration::ZERO;
             Ok(attr)
         }
         Node::File(_) => Ok(fixed(inner, node, Kind::File, 0o444, 1, 0)),

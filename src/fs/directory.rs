@@ -9,7 +9,7 @@ use super::{LlamaFs, attr, changes};
 use crate::store::types::{NodeId, NodeKind, ROOT_ID};
 
 /// How long the kernel may keep a name: only its own calls change names.
-pub const NAME_VALID: Duration = Duration::from_secs(60);
+const NAME_VALID: Duration = Duration::from_secs(60);
 /// Longest name, as everywhere in Linux.
 const NAME_MAX: usize = 255;
 /// Places in a directory: behind `.`, behind `..`, behind `/.llamafs/retained`, behind the node with id n (this and n), behind `/.llamafs`.
@@ -62,6 +62,8 @@ impl LlamaFs {
             Some(Node::Log(id)) if self.inner.settings.parallel => {
                 (Node::opener(id, self.inner.openers.fetch_add(1, Ordering::Relaxed)), Duration::ZERO)
             }
+            // Changes to other inodes change these names.
+            Some(Node::Retained(_) | Node::RetainedDirectory(_)) => (ino, Duration::ZERO),
             _ => (ino, NAME_VALID),
         }
     }

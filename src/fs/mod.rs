@@ -28,7 +28,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use parking_lot::Mutex;
 
 use crate::store::LogStructuredStore;
-pub use directory::NAME_VALID;
 use gate::{Backlog, Gate};
 use locks::Locks;
 pub use locks::{ALL_LOCKS, USER_LOCKS};
