@@ -4,9 +4,9 @@
 
 mod common;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{Read, Write};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -132,6 +132,15 @@ fn a_directory_of_logs_shows_in_what_is_retained() {
     assert_eq!(names.split_whitespace().collect::<Vec<_>>(), [".", "./a", "./a/b", "./a/b/c", "./log"]);
     fs::remove_file(mount.path().join("a/b/c")).unwrap();
     assert!(!mount.control("retained/a/b/c").exists());
+    // Also when the name and its directory were only looked up, and never listed.
+    fs::write(mount.path().join("a/d"), b"d\n").unwrap();
+    let seen = mount.control("retained/a/d");
+    assert_eq!(fs::read(&seen).unwrap(), b"d\n");
+    fs::set_permissions(mount.path().join("a"), Permissions::from_mode(0o700)).unwrap();
+    assert_eq!(fs::metadata(mount.control("retained/a")).unwrap().mode() & 0o777, 0o500);
+    assert!(!as_nobody("cat \"$1\"", &seen).status.success(), "what a directory hides is hidden here too");
+    fs::remove_file(mount.path().join("a/d")).unwrap();
+    assert!(!seen.exists());
     mount.umount();
 }
 

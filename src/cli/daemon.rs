@@ -164,6 +164,7 @@ fn spec(device: &Path, mountpoint: &Path, options: &MountOptions) -> MountSpec {
         sync: options.sync,
         read_only: options.store.read_only,
         noexec: options.noexec,
+        parallel: options.parallel,
         threads: 0,
         options: options.text.clone(),
     }

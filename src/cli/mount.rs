@@ -18,8 +18,8 @@ const MOUNTED: &[u8] = b"mounted\n";
 /// Mounts a store; returns when it is mounted.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Options: rw, ro, sync, flush_ms=N, tail=rewrite|pad, errors=remount-ro|shutdown, allow_other, ring_size=N,
-    /// buffer_size=SIZE, log=FILE
+    /// Options: rw, ro, sync, parallel, flush_ms=N, tail=rewrite|pad, errors=remount-ro|shutdown, allow_other,
+    /// ring_size=N, buffer_size=SIZE, log=FILE
     #[arg(short = 'o', value_name = "OPTS")]
     options: Vec<String>,
     /// Stay in the foreground and log to stderr

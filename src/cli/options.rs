@@ -54,8 +54,8 @@ const IGNORED: &[&str] = &[
 /// General options with a value that say nothing to us.
 const IGNORED_WITH_VALUE: &[&str] = &["comment=", "x-", "X-", "uhelper=", "helper=", "fsname=", "subtype="];
 /// What the message on an unknown option lists.
-const KNOWN: &str = "rw, ro, sync, flush_ms=N, tail=rewrite|pad, errors=remount-ro|shutdown, allow_other, \
-                     ring_size=N, buffer_size=SIZE, log=FILE";
+const KNOWN: &str = "rw, ro, sync, parallel, flush_ms=N, tail=rewrite|pad, errors=remount-ro|shutdown, \
+                     allow_other, ring_size=N, buffer_size=SIZE, log=FILE";
 
 /// What a mount was asked to be.
 #[derive(Debug, Clone, Default)]
@@ -64,6 +64,8 @@ pub struct MountOptions {
     pub store: StoreOptions,
     /// Every append is durable before its write returns.
     pub sync: bool,
+    /// Each opener of a log appends by itself.
+    pub parallel: bool,
     /// Other users may use a mount that is not root's.
     pub allow_other: bool,
     /// No programs are run from it.
@@ -101,6 +103,8 @@ impl MountOptions {
             ("rw", None) => self.store.read_only = false,
             ("ro", None) => self.store.read_only = true,
             ("sync" | "dirsync", None) => self.sync = true,
+            ("parallel", None) => self.parallel = true,
+            ("noparallel", None) => self.parallel = false,
             ("allow_other", None) => self.allow_other = true,
             ("exec", None) => self.noexec = false,
             ("noexec", None) => self.noexec = true,
@@ -180,6 +184,12 @@ mod tests {
     }
 
     #[test]
+    fn parallel_is_off_until_it_is_asked_for() {
+        assert!(!parse("rw").unwrap().parallel && parse("parallel").unwrap().parallel);
+        assert!(!parse("parallel,noparallel").unwrap().parallel);
+    }
+
+    #[test]
     fn what_fstab_and_mount_pass_through_is_understood() {
         let line = "defaults,noauto,user,nofail,_netdev,x-systemd.automount,comment=a b,noatime,nodev,nosuid,ro";
         assert!(parse(line).unwrap().store.read_only);
@@ -213,6 +223,7 @@ mod tests {
             "errors=panic",
             "log=",
             "sync=1",
+            "parallel=2",
         ] {
             assert!(parse(text).is_err(), "{text}");
         }

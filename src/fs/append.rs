@@ -139,8 +139,10 @@ impl<R: Reply<u32>> Pending<R> {
         };
         self.taken = self.taken.saturating_add(u32::try_from(len).unwrap_or(u32::MAX));
         let end = appended.offset + len as u64;
-        // The kernel has dropped the pages where it believed the append to go; see `tail`.
-        let stale = self.log.tail.appended() || appended.offset != self.kernel_offset;
+        // The kernel has dropped the pages where it believed the append to go; see `tail`. With `parallel` it knows
+        // nothing of other openers' appends, and their readers go past the page cache.
+        let elsewhere = appended.offset != self.kernel_offset && !self.inner.settings.parallel;
+        let stale = self.log.tail.appended() || elsewhere;
         self.kernel_offset = end;
         if !stale {
             return self.visible(end, appended.end_lsn);

@@ -6,7 +6,7 @@
 
 use super::attr::attr;
 use super::inode::{CONTROL_NAME, Node};
-use super::open::open_log;
+use super::open::{open_log, own_handle};
 use super::types::{Attr, Errno, New, Opened, Reply};
 use super::{Inner, LlamaFs};
 use crate::store::types::{Change, Changed, LogId, NodeId, NodeKind, RenameHow, StoreError};
@@ -79,7 +79,7 @@ impl LlamaFs {
                 let log = inner.logs.insert(&changed.node).ok_or(Errno::EIO)?;
                 log.open();
                 let opened = open_log(flags & libc::O_ACCMODE | libc::O_APPEND, inner.settings.cached_reads)?;
-                Ok((attr(inner, Node::Log(log.id))?, opened))
+                Ok((attr(inner, Node::Log(log.id))?, own_handle(inner, opened)))
             }
             // Somebody else was faster.
             Err(StoreError::Exists) if flags & libc::O_EXCL == 0 => {

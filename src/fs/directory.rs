@@ -1,5 +1,6 @@
 //! Names: lookup and reading directories.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::inode::{CONTROL_NAME, ControlFile, MOMENTS_NAME, Node, RETAINED_NAME, View};
@@ -9,7 +10,7 @@ use super::{LlamaFs, attr, changes, view};
 use crate::store::types::{NodeId, NodeKind, ROOT_ID};
 
 /// How long the kernel may keep a name: only its own calls change names.
-pub const NAME_VALID: Duration = Duration::from_secs(60);
+const NAME_VALID: Duration = Duration::from_secs(60);
 /// Longest name, as everywhere in Linux.
 const NAME_MAX: usize = 255;
 /// Places in a directory: behind `.`, behind `..`, behind `/.llamafs/retained` and `/.llamafs/at`, behind the node with id n
@@ -49,6 +50,21 @@ impl LlamaFs {
             }
         };
         attr::attr(&self.inner, node)
+    }
+
+    /// Under which number, and for how long, the kernel is told of an inode by its name.
+    ///
+    /// With `-o parallel` each time of a log is a new one, which stands for no longer than this one call: so each `open`
+    /// makes an inode of its own in the kernel, whose lock its appends and syncs share with no other opener's.
+    pub fn entry(&self, ino: u64) -> (u64, Duration) {
+        match Node::of(ino) {
+            Some(Node::Log(id)) if self.inner.settings.parallel => {
+                (Node::opener(id, self.inner.openers.fetch_add(1, Ordering::Relaxed)), Duration::ZERO)
+            }
+            // Changes to other inodes change these names.
+            Some(Node::View(_)) => (ino, Duration::ZERO),
+            _ => (ino, NAME_VALID),
+        }
     }
 
     /// The kernel is about to be told of this inode, by an entry that it will forget one day: until then it may open it,

@@ -19,6 +19,11 @@ const VIEW: u64 = 1 << 62;
 const VIEW_SLOT: u32 = 41;
 const VIEW_GENERATION: u32 = 33;
 const VIEW_DIRECTORY: u64 = 1 << 32;
+/// Set in the numbers under which the kernel is told of a log once more. Behind it come which time, and the log's id.
+const OPENER: u64 = 1 << 63;
+/// Where the count of times lies in such a number, and how much of it fits in front of the log's id.
+const OPENER_SHIFT: u32 = LogId::BITS;
+const OPENER_TIMES: u64 = (OPENER >> OPENER_SHIFT) - 1;
 /// Name of the tree of logs that begin at their heads.
 pub const RETAINED_NAME: &[u8] = b"retained";
 /// Name of the directory of trees of logs that begin at a time.
@@ -123,6 +128,10 @@ impl Node {
         if ino == ROOT {
             return Some(Self::Root);
         }
+        if ino & OPENER != 0 {
+            let id = LogId::try_from(ino & u64::from(LogId::MAX)).ok();
+            return id.filter(|id| ![0, ROOT_ID].contains(id)).map(Self::Log);
+        }
         if ino & VIEW != 0 {
             return View::of(ino).map(Self::View);
         }
@@ -163,6 +172,12 @@ impl Node {
             Self::Log(id) | Self::View(View { id, directory: false, .. }) => Some(id),
             _ => None,
         }
+    }
+
+    /// A number of its own for one opener of a log, the `time`th that is given. They need no table: what they stand for
+    /// is in them. After 2^31 times one is given again; were it still known, two openers would share it, and their turn.
+    pub fn opener(id: LogId, time: u64) -> u64 {
+        OPENER | (time & OPENER_TIMES) << OPENER_SHIFT | u64::from(id)
     }
 
     /// Its inode number.
@@ -209,9 +224,23 @@ mod tests {
             assert_eq!(Node::of(ino), None, "{ino:#x}");
         }
         let generation = 1 << VIEW_GENERATION;
-        for ino in [0, root, VIEW_DIRECTORY, VIEW_DIRECTORY | generation | 1, 1 << 63 | 1] {
+        for ino in [0, root, VIEW_DIRECTORY, VIEW_DIRECTORY | generation | 1] {
             assert_eq!(Node::of(VIEW | ino), None, "{ino:#x}");
         }
         assert_eq!(Node::of(MOMENTS + 1), None);
+        assert_eq!((Node::of(Node::opener(0, 7)), Node::of(Node::opener(ROOT_ID, 7))), (None, None));
+    }
+
+    #[test]
+    fn each_opener_has_a_number_of_its_own_for_the_same_log() {
+        let mut numbers = std::collections::HashSet::new();
+        for id in [1, 2, ROOT_ID - 1] {
+            for time in [0, 1, 2, OPENER_TIMES] {
+                let number = Node::opener(id, time);
+                assert_eq!(Node::of(number), Some(Node::Log(id)));
+                assert!(numbers.insert(number) && number != Node::Log(id).ino());
+            }
+            assert_eq!(Node::opener(id, OPENER_TIMES + 1), Node::opener(id, 0), "not another log's");
+        }
     }
 }

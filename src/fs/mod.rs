@@ -10,7 +10,9 @@ mod directory;
 mod finder;
 mod flags;
 mod gate;
+mod held;
 mod inode;
+mod locks;
 mod logs;
 mod open;
 pub mod policy;
@@ -25,14 +27,15 @@ mod view;
 mod views;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use parking_lot::Mutex;
 
 use crate::store::LogStructuredStore;
-pub use directory::NAME_VALID;
 use finder::Finder;
 use gate::{Backlog, Gate};
+use locks::Locks;
+pub use locks::{ALL_LOCKS, USER_LOCKS};
 use logs::Logs;
 use snapshots::Snapshots;
 pub use snapshots::{ALL_SNAPSHOTS, USER_SNAPSHOTS};
@@ -62,6 +65,9 @@ pub struct FsSettings {
     /// Readers go through the kernel's page cache, which also lets them map a log shared. Right without a doubt only
     /// while nothing is appended; see `open`.
     pub cached_reads: bool,
+    /// `-o parallel`: each opener of a log gets an inode of its own in the kernel, so that no lock of the kernel's keeps
+    /// one from appending while another does. The transport has to give `LlamaFs::entry`'s numbers and to pass locks on.
+    pub parallel: bool,
     /// Where it is mounted, for `status`.
     pub mountpoint: String,
     /// The mount options as given, for `status`.
@@ -86,6 +92,9 @@ struct Inner {
     snapshots: Mutex<Snapshots>,
     views: Mutex<Views>,
     finder: Finder,
+    locks: Locks,
+    /// Openers that were given a number or handle of their own.
+    openers: AtomicU64,
     mounted_ns: u64,
     /// A trim or grow is under way.
     working: AtomicBool,
@@ -108,15 +117,19 @@ impl LlamaFs {
                 snapshots: Mutex::new(snapshots),
                 views: Mutex::new(Views::new()),
                 finder: Finder::default(),
+                locks: Locks::default(),
+                openers: AtomicU64::new(0),
                 mounted_ns: now_ns(),
                 working: AtomicBool::new(false),
             }),
         }
     }
 
-    /// Take no further request that needs the store: they are answered `ESHUTDOWN`. Those taken go on.
+    /// Take no further request that needs the store: they are answered `ESHUTDOWN`. Those taken go on, but for those that
+    /// wait for a lock.
     pub fn shut_gate(&self) {
         self.inner.gate.shut();
+        self.inner.locks.shut();
     }
 
     /// Wait until every request that was taken is answered, but no longer than `limit`. True if so.

@@ -10,9 +10,11 @@
 //! (`tail` closes what can be closed from here), but a log never shows bytes that nobody wrote. Where nothing is
 //! appended, readers share the page cache and keep it between opens.
 
+use std::sync::atomic::Ordering;
+
 use super::inode::{ControlFile, Node};
 use super::types::{Errno, Opened, Reply};
-use super::{LlamaFs, changes, control, view};
+use super::{Inner, LlamaFs, changes, control, view};
 
 /// Handle of a descriptor that reads through the page cache.
 pub const FH_CACHED: u64 = 1;
@@ -20,6 +22,9 @@ pub const FH_CACHED: u64 = 1;
 pub const FH_DIRECT: u64 = 2;
 /// Handles of control files' snapshots begin here.
 pub const FH_FIRST_SNAPSHOT: u64 = 16;
+/// Handles of descriptors that go past the page cache, each its own, begin here: what is locked through one is unlocked
+/// when it is released.
+const FH_FIRST_OPENER: u64 = 1 << 62;
 
 /// Whether these flags open for writing.
 fn writes(flags: i32) -> bool {
@@ -38,6 +43,14 @@ pub fn open_log(flags: i32, cached_reads: bool) -> Result<Opened, Errno> {
         return Err(Errno::EPERM);
     }
     Ok(Opened { fh: FH_DIRECT, direct_io: true, keep_cache: false })
+}
+
+/// What is locked through a descriptor must be told from what is locked through another.
+pub fn own_handle(inner: &Inner, opened: Opened) -> Opened {
+    if !inner.settings.parallel {
+        return opened;
+    }
+    Opened { fh: FH_FIRST_OPENER + inner.openers.fetch_add(1, Ordering::Relaxed), ..opened }
 }
 
 impl LlamaFs {
@@ -60,10 +73,12 @@ impl LlamaFs {
                 // Removed since its name was looked up: the kernel looks again, and may make a new one.
                 let log = self.inner.logs.get(id).ok_or(Errno::ESTALE)?;
                 let opened = open_log(flags, self.inner.settings.cached_reads)?;
-                if log.open() { Ok(opened) } else { Err(Errno::ESTALE) }
+                if log.open() { Ok(own_handle(&self.inner, opened)) } else { Err(Errno::ESTALE) }
             }
             Node::File(_) if writes(flags) || flags & libc::O_TRUNC != 0 => Err(Errno::EACCES),
-            Node::File(ControlFile::Device) => Ok(Opened { fh: FH_DIRECT, direct_io: true, keep_cache: false }),
+            Node::File(ControlFile::Device) => {
+                Ok(own_handle(&self.inner, Opened { fh: FH_DIRECT, direct_io: true, keep_cache: false }))
+            }
             Node::File(file) => {
                 self.inner.snapshots.lock().check(uid, 0)?;
                 let text = control::text(&self.inner, file);
@@ -75,7 +90,10 @@ impl LlamaFs {
 
     /// The last descriptor of an `open` is closed.
     pub fn release(&self, ino: u64, fh: u64) {
-        if fh >= FH_FIRST_SNAPSHOT {
+        if let Some(node) = Node::of(ino) {
+            self.inner.locks.released(node.ino(), fh);
+        }
+        if (FH_FIRST_SNAPSHOT..FH_FIRST_OPENER).contains(&fh) {
             self.inner.snapshots.lock().forget(fh);
         }
         let node = Node::of(ino);

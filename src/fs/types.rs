@@ -49,6 +49,14 @@ impl Errno {
     pub const EOPNOTSUPP: Self = Self(libc::EOPNOTSUPP);
     /// Not built: the kernel does not ask again.
     pub const ENOSYS: Self = Self(libc::ENOSYS);
+    /// Somebody else has it locked.
+    pub const EAGAIN: Self = Self(libc::EAGAIN);
+    /// A signal came.
+    pub const EINTR: Self = Self(libc::EINTR);
+    /// The caller would wait for itself.
+    pub const EDEADLK: Self = Self(libc::EDEADLK);
+    /// Too many locks.
+    pub const ENOLCK: Self = Self(libc::ENOLCK);
     /// The daemon is going.
     pub const ESHUTDOWN: Self = Self(libc::ESHUTDOWN);
 }
@@ -224,6 +232,38 @@ pub struct StatFs {
 impl StatFs {
     /// Unit of the counts.
     pub const BLOCK: u32 = 4096;
+}
+
+/// What is to be done to some bytes' lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    /// Lock them for reading, beside others.
+    Read,
+    /// Lock them for writing, alone.
+    Write,
+    /// Unlock them.
+    Nothing,
+}
+
+/// A lock that is asked for, or one that is in its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LockAsk {
+    /// Whose: the kernel's name for a process, or for an open file.
+    pub owner: u64,
+    /// Handle of the open file.
+    pub fh: u64,
+    /// User.
+    pub uid: u32,
+    /// Process.
+    pub pid: u32,
+    /// By flock(2), and not by fcntl(2).
+    pub flock: bool,
+    /// First byte.
+    pub start: u64,
+    /// Last byte.
+    pub end: u64,
+    /// How.
+    pub want: Want,
 }
 
 /// One ioctl request.

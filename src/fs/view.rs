@@ -141,12 +141,4 @@ impl LlamaFs {
             }
         });
     }
-
-    /// How long the kernel may keep the name of this inode: of views not at all, for they change by what is let go.
-    pub fn name_valid(ino: u64) -> Duration {
-        match Node::of(ino) {
-            Some(Node::View(_)) => Duration::ZERO,
-            _ => super::NAME_VALID,
-        }
-    }
 }

@@ -13,12 +13,9 @@ use fuser::{
     ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::{PAGE, REQUEST_BYTES};
+use super::{MAX_BACKGROUND, PAGE, REQUEST_BYTES};
 use crate::fs::LlamaFs;
 use crate::fs::types::{Attr, Errno, Ioctl, Kind, New, Opened, Read, SetAttr, SetTime, StatFs, Write};
-
-/// Requests that the kernel may have in flight in the background: readahead.
-const MAX_BACKGROUND: u16 = 64;
 
 /// The file system as `fuser` sees it.
 pub struct Adapter {
@@ -94,9 +91,7 @@ fn new<'a>(req: &Request, parent: INodeNo, name: &'a OsStr, mode: u32) -> New<'a
 fn entry_reply(fs: &LlamaFs, result: Result<Attr, Errno>, reply: ReplyEntry) {
     match result {
         Ok(attr) if !fs.remember(attr.ino) => reply.error(errno(Errno::ENOENT)),
-        Ok(attr) => {
-            reply.entry_with_ttls(&attr.valid, &LlamaFs::name_valid(attr.ino), &file_attr(&attr), Generation(0));
-        }
+        Ok(attr) => reply.entry_with_ttls(&attr.valid, &fs.entry(attr.ino).1, &file_attr(&attr), Generation(0)),
         Err(error) => reply.error(errno(error)),
     }
 }

@@ -1,5 +1,5 @@
-//! The transport: FUSE by the `fuser` crate. All of `fuser`'s types stay in this room; another transport can stand
-//! beside it and call the same [`crate::fs::LlamaFs`].
+//! The transports: FUSE by the `fuser` crate, whose types all stay in this room, and with `-o parallel` by ourselves, for
+//! what the crate leaves out. Both call the same [`crate::fs::LlamaFs`].
 
 mod adapter;
 mod cache;
@@ -7,6 +7,7 @@ mod error;
 mod mount;
 mod mountinfo;
 mod session;
+mod wire;
 
 pub use error::MountError;
 pub use session::{MountSpec, StopHandle, serve};
@@ -17,3 +18,5 @@ pub const FS_TYPE: &str = "fuse.llamafs";
 const REQUEST_BYTES: u32 = 1 << 20;
 /// A page of the kernel.
 const PAGE: u32 = 4096;
+/// Requests that the kernel may have in flight in the background: readahead.
+const MAX_BACKGROUND: u16 = 64;

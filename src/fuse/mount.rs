@@ -18,7 +18,8 @@ use nix::unistd::{Uid, getegid, geteuid};
 use super::mountinfo::{self, MountEntry};
 use super::{FS_TYPE, MountError, MountSpec, PAGE, REQUEST_BYTES};
 
-const FUSE_DEVICE: &str = "/dev/fuse";
+/// Where requests come from.
+pub const FUSE_DEVICE: &str = "/dev/fuse";
 const FUSERMOUNT: &str = "fusermount3";
 /// Largest request of any FUSE mount, in pages.
 const MAX_PAGES_LIMIT: &str = "/proc/sys/fs/fuse/max_pages_limit";

@@ -11,7 +11,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::adapter::Adapter;
 use super::mount::{self, Mounted, Unmounted};
-use super::{MountError, cache};
+use super::{MountError, cache, wire};
 use crate::fs::{FsSettings, LlamaFs};
 use crate::store::LogStructuredStore;
 
@@ -43,6 +43,8 @@ pub struct MountSpec {
     pub read_only: bool,
     /// No programs are run from it.
     pub noexec: bool,
+    /// Each opener of a log appends by itself.
+    pub parallel: bool,
     /// Threads that serve requests; 0: one for each CPU.
     pub threads: usize,
     /// The mount options as given, for `status`.
@@ -122,15 +124,23 @@ pub fn serve(
         gid: getegid().as_raw(),
         sync: spec.sync,
         cached_reads: spec.read_only,
+        // Where nothing is appended, the page cache is worth more.
+        parallel: spec.parallel && !spec.read_only,
         mountpoint: path.display().to_string(),
         options: spec.options.clone(),
     };
     let threads = threads(spec);
     check_memory(threads)?;
+    let parallel = settings.parallel;
     let (page_cache, jobs) = cache::kernel_cache();
     let fs = LlamaFs::new(store, settings, Box::new(page_cache));
     let (fd, mounted) = mount::mount(&path, spec)?;
-    match run(fd, &fs, threads, jobs, &stop.shared) {
+    let session = if parallel {
+        wire::Session::start(fd, fs.clone(), threads).map(|session| Box::new(|| session.run()) as Serving)
+    } else {
+        by_fuser(fd, &fs, threads, jobs)
+    };
+    match session.and_then(|session| run(session, &stop.shared)).map_err(MountError::Handshake) {
         Ok(()) => {}
         Err(error) => {
             mounted.detach_and_abort();
@@ -166,39 +176,37 @@ fn check_memory(threads: usize) -> Result<(), MountError> {
     had.map(drop).ok_or(MountError::Memory(need.div_ceil(1 << 20)))
 }
 
-/// Answer the kernel's INIT and start the threads that serve.
-fn run(
-    fd: std::os::fd::OwnedFd,
-    fs: &LlamaFs,
-    threads: usize,
-    jobs: cache::Jobs,
-    shared: &Arc<Shared>,
-) -> Result<(), MountError> {
+/// Serves until the mount is gone.
+type Serving = Box<dyn FnOnce() -> std::io::Result<()> + Send>;
+
+/// Answer the kernel's INIT, by `fuser`.
+fn by_fuser(fd: std::os::fd::OwnedFd, fs: &LlamaFs, threads: usize, jobs: cache::Jobs) -> std::io::Result<Serving> {
     let mut config = Config::default();
     // The kernel itself keeps other users out unless `allow_other` is given.
     config.acl = SessionACL::All;
     config.n_threads = Some(threads);
     config.clone_fd = true;
-    let session =
-        Session::from_fd(Adapter::new(fs.clone()), fd, SessionACL::All, config).map_err(MountError::Handshake)?;
-    jobs.start(session.notifier()).map_err(MountError::Handshake)?;
+    let session = Session::from_fd(Adapter::new(fs.clone()), fd, SessionACL::All, config)?;
+    jobs.start(session.notifier())?;
+    Ok(Box::new(|| session.run()))
+}
+
+/// Start the threads that serve.
+fn run(serving: Serving, shared: &Arc<Shared>) -> std::io::Result<()> {
     let shared = shared.clone();
-    std::thread::Builder::new()
-        .name("llamafs-session".into())
-        .spawn(move || {
-            let mut ending = Ending { shared, result: Err(std::io::ErrorKind::Other) };
-            ending.result = match session.run() {
-                // The kernel ended the connection while a thread was taking a request from it: an end like any other.
-                Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => Ok(()),
-                Err(error) => {
-                    log::error!("session: {error}");
-                    Err(error.kind())
-                }
-                Ok(()) => Ok(()),
-            };
-        })
-        .map_err(MountError::Handshake)?;
-    Ok(())
+    let thread = std::thread::Builder::new().name("llamafs-session".into()).spawn(move || {
+        let mut ending = Ending { shared, result: Err(std::io::ErrorKind::Other) };
+        ending.result = match serving() {
+            // The kernel ended the connection while a thread was taking a request from it: an end like any other.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => Ok(()),
+            Err(error) => {
+                log::error!("session: {error}");
+                Err(error.kind())
+            }
+            Ok(()) => Ok(()),
+        };
+    });
+    thread.map(drop)
 }
 
 /// Take the mount down: the plain way, and if files are open, by answering what was taken and cutting them off.

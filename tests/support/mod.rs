@@ -23,6 +23,12 @@ pub const LARGEST: usize = 1 << 20;
 pub const SINGLE: u8 = 0xee;
 const MAGIC: u32 = 0x6c6c_6d61;
 
+/// The programs of this name hold every promise once more, with `-o parallel`.
+pub const PARALLEL: bool = matches!(
+    env!("CARGO_CRATE_NAME").as_bytes(),
+    [b'f', b's', b'_', b'p', b'a', b'r', b'a', b'l', b'l', b'e', b'l', ..]
+);
+
 /// A store in a file or on a loop device over one, and its mountpoint.
 pub struct Store {
     dir: tempfile::TempDir,
@@ -59,7 +65,8 @@ impl Store {
     }
 
     pub fn mount_output(&self, options: &str) -> Output {
-        let options = format!("{options},log={}", self.daemon_log().display());
+        let parallel = if PARALLEL { ",parallel" } else { "" };
+        let options = format!("{options}{parallel},log={}", self.daemon_log().display());
         llamafs(&["mount", "-o", &options, self.device.to_str().unwrap(), self.mountpoint.to_str().unwrap()])
     }
 

@@ -1,0 +1,101 @@
+//! What a request says: its header, and the fields behind it one after the other, in this machine's byte order.
+
+/// The head of each request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// What is asked for.
+    pub opcode: u32,
+    /// Under which number it is answered.
+    pub unique: u64,
+    /// The inode, under the number that the kernel was told of it.
+    pub node: u64,
+    /// Who asks.
+    pub uid: u32,
+    /// Their group.
+    pub gid: u32,
+}
+
+impl Header {
+    /// A request's header and what is behind it.
+    pub fn split(request: &[u8]) -> Option<(Self, Body<'_>)> {
+        let mut body = Body(request);
+        let len = body.u32()?;
+        let header =
+            Self { opcode: body.u32()?, unique: body.u64()?, node: body.u64()?, uid: body.u32()?, gid: body.u32()? };
+        // The process, which locks name by themselves, and the length of extensions that nobody asked for.
+        body.u64()?;
+        (usize::try_from(len) == Ok(request.len())).then_some((header, body))
+    }
+}
+
+/// What is left of a request.
+#[derive(Debug, Clone, Copy)]
+pub struct Body<'a>(&'a [u8]);
+
+impl<'a> Body<'a> {
+    fn chunk<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (chunk, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*chunk)
+    }
+
+    /// The next field.
+    pub fn u32(&mut self) -> Option<u32> {
+        self.chunk().map(u32::from_ne_bytes)
+    }
+
+    /// The next field.
+    pub fn i32(&mut self) -> Option<i32> {
+        self.chunk().map(i32::from_ne_bytes)
+    }
+
+    /// The next field.
+    pub fn u64(&mut self) -> Option<u64> {
+        self.chunk().map(u64::from_ne_bytes)
+    }
+
+    /// A name, which ends in a zero byte.
+    pub fn name(&mut self) -> Option<&'a [u8]> {
+        let end = self.0.iter().position(|byte| *byte == 0)?;
+        let (name, rest) = self.0.split_at_checked(end)?;
+        self.0 = rest.get(1..)?;
+        Some(name)
+    }
+
+    /// Exactly so many bytes.
+    pub fn bytes(&mut self, len: u32) -> Option<&'a [u8]> {
+        let (bytes, rest) = self.0.split_at_checked(usize::try_from(len).ok()?)?;
+        self.0 = rest;
+        Some(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_taken_apart_and_never_read_past_its_end() {
+        let mut request = Vec::new();
+        for word in [53u32, 17] {
+            request.extend(word.to_ne_bytes());
+        }
+        for word in [0x1122_3344_5566u64, 9] {
+            request.extend(word.to_ne_bytes());
+        }
+        for word in [1000u32, 100, 4711, 0] {
+            request.extend(word.to_ne_bytes());
+        }
+        assert_eq!(request.len(), 40);
+        request.extend(*b"old\0new\0\x07\0\0\0");
+        request.push(1);
+        let (header, mut body) = Header::split(&request).unwrap();
+        assert_eq!(header, Header { opcode: 17, unique: 0x1122_3344_5566, node: 9, uid: 1000, gid: 100 });
+        assert_eq!((body.name(), body.name()), (Some(&b"old"[..]), Some(&b"new"[..])));
+        assert_eq!((body.u32(), body.u32(), body.bytes(2), body.bytes(1)), (Some(7), None, None, Some(&[1][..])));
+        assert_eq!((body.name(), body.u64(), body.i32()), (None, None, None));
+        for len in 0..request.len() {
+            assert!(Header::split(&request[..len]).is_none(), "{len} of {} bytes", request.len());
+        }
+    }
+}

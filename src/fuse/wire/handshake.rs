@@ -1,0 +1,127 @@
+//! The kernel's first request: which protocol is spoken, and which of its parts are wanted.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use super::answer::{Answer, Fields};
+use super::body::{Body, Header};
+use super::{BUFFER_BYTES, MAX_WRITE, PAGE};
+use crate::fs::types::Errno;
+
+const OP_INIT: u32 = 26;
+
+/// The protocol that is spoken. The kernel goes down to it, and we ask for nothing newer than `LEAST_MINOR` has.
+const MAJOR: u32 = 7;
+const MINOR: u32 = 40;
+/// Largest requests that can be asked for are in it.
+const LEAST_MINOR: u32 = 28;
+/// Bytes of the answer that are reserved.
+const RESERVED: [u8; 24] = [0; 24];
+
+const ASYNC_READ: u32 = 1 << 0;
+const POSIX_LOCKS: u32 = 1 << 1;
+const BIG_WRITES: u32 = 1 << 5;
+const FLOCK_LOCKS: u32 = 1 << 10;
+const DO_READDIRPLUS: u32 = 1 << 13;
+const READDIRPLUS_AUTO: u32 = 1 << 14;
+const PARALLEL_DIROPS: u32 = 1 << 18;
+const MAX_PAGES: u32 = 1 << 22;
+/// Without these it is not what was asked for.
+const NEEDED: u32 = POSIX_LOCKS | FLOCK_LOCKS | BIG_WRITES | MAX_PAGES;
+/// What else is asked for. What would change what we have to serve is not.
+const WANTED: u32 = NEEDED | ASYNC_READ | DO_READDIRPLUS | READDIRPLUS_AUTO | PARALLEL_DIROPS;
+
+/// Requests that the kernel may have in flight in the background, and from how many on it holds them back.
+const MAX_BACKGROUND: u32 = super::super::MAX_BACKGROUND as u32;
+const CONGESTED: u32 = MAX_BACKGROUND * 3 / 4;
+
+/// Answer it.
+pub fn greet(device: &Arc<File>) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    loop {
+        let len = match (&**device).read(&mut buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read?,
+        };
+        let (header, body) = buffer.get(..len).and_then(Header::split).ok_or(io::ErrorKind::InvalidData)?;
+        let answer = Answer::to(device, header.unique);
+        if header.opcode != OP_INIT {
+            return Err(io::Error::other("the kernel did not begin with a greeting"));
+        }
+        match reply(body) {
+            Ok((fields, agreed)) => {
+                answer.fields(fields);
+                if agreed {
+                    return Ok(());
+                }
+            }
+            Err(text) => {
+                answer.error(Errno(libc::EPROTO));
+                return Err(io::Error::other(text));
+            }
+        }
+    }
+}
+
+/// What to answer, and whether the kernel then begins; if not it greets once more, in our words.
+fn reply(mut body: Body<'_>) -> Result<(Fields, bool), &'static str> {
+    let short = "the kernel's greeting is too short";
+    let mut next = || body.u32().ok_or(short);
+    let (major, minor, read_ahead) = (next()?, next()?, next()?);
+    if major > MAJOR {
+        return Ok((Fields::default().u32(MAJOR).u32(MINOR), false));
+    }
+    if (major, minor) < (MAJOR, LEAST_MINOR) {
+        return Err("`parallel` needs a newer kernel (4.20)");
+    }
+    let has = next()?;
+    if has & NEEDED != NEEDED {
+        return Err("`parallel` needs a kernel that passes locks on: mount without it");
+    }
+    let pages = MAX_WRITE.max(read_ahead).div_ceil(PAGE).min(u32::from(u16::MAX));
+    let map_alignment = 0;
+    let fields = Fields::default().u32(MAJOR).u32(MINOR).u32(read_ahead).u32(has & WANTED);
+    let fields = fields.u32(pair(MAX_BACKGROUND, CONGESTED)).u32(MAX_WRITE);
+    let (time_granularity, more_flags, stack_depth) = (1, 0, 0);
+    let fields = fields.u32(time_granularity).u32(pair(pages, map_alignment)).u32(more_flags).u32(stack_depth);
+    Ok((fields.bytes(&RESERVED), true))
+}
+
+/// Two fields of 16 bits, the first of them first in memory.
+fn pair(first: u32, second: u32) -> u32 {
+    let [first, second] = [first, second].map(|field| u16::try_from(field).unwrap_or(u16::MAX).to_ne_bytes());
+    u32::from_ne_bytes([first[0], first[1], second[0], second[1]])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn greet(words: &[u32]) -> Result<(Vec<u8>, bool), &'static str> {
+        let mut request: Vec<u8> = (words.len() as u32 * 4 + 40).to_ne_bytes().to_vec();
+        request.resize(40, 0);
+        words.iter().for_each(|word| request.extend(word.to_ne_bytes()));
+        let (_, body) = Header::split(&request).unwrap();
+        reply(body).map(|(fields, agreed)| (fields.0, agreed))
+    }
+
+    #[test]
+    fn only_what_is_wanted_and_offered_is_asked_for() {
+        let (answer, agreed) = greet(&[7, 45, 131_072, u32::MAX, 0, 0]).unwrap();
+        assert!(agreed);
+        assert_eq!(answer.len(), 64);
+        assert_eq!(answer[12..16], WANTED.to_ne_bytes());
+        assert_eq!(answer[16..20], [64, 0, 48, 0]);
+        let (answer, _) = greet(&[7, 31, 131_072, NEEDED]).unwrap();
+        assert_eq!(answer[12..16], NEEDED.to_ne_bytes());
+    }
+
+    #[test]
+    fn other_kernels_are_told_so() {
+        assert!(!greet(&[8, 0, 0]).unwrap().1, "and greet again");
+        assert!(greet(&[7, 27, 0, u32::MAX]).unwrap_err().contains("newer kernel"));
+        assert!(greet(&[7, 40, 0, NEEDED & !FLOCK_LOCKS]).unwrap_err().contains("locks"));
+        assert!(greet(&[7, 40]).is_err());
+    }
+}
