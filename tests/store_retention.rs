@@ -241,3 +241,46 @@ fn a_write_once_store_lets_nothing_go() {
     assert!(LogStructuredStore::format(device as Arc<dyn Device>, &options, &mut |_, _| {}).is_err());
     assert_eq!(verify(&store, LOG), 0);
 }
+
+/// Where the record full of this byte lies on the device.
+fn place(device: &SimDevice, byte: u8) -> u64 {
+    let bytes = device.snapshot();
+    let at = bytes.windows(64).position(|window| window == [byte; 64]).unwrap();
+    at as u64
+}
+
+#[test]
+fn what_cannot_be_read_takes_nothing_with_it_that_is_to_stay() {
+    let device = made(FormatOptions::default());
+    let store = open(&device);
+    let mut times = Vec::new();
+    for n in 0..100 {
+        pass(1);
+        times.push(CLOCK.load(Ordering::Relaxed));
+        append(&store, LOG, n);
+    }
+    store.make_stable_now(store.end_lsn()).unwrap();
+    let bad = place(&device, 40)..place(&device, 49);
+    let to = |to: TrimTo| store.trim(LOG, to).unwrap().head;
+    // Others move the clock too: record 43 is not older than this, the one in front of it is.
+    for limit in [0, 1] {
+        device.bad_sectors(bad.clone());
+        if limit == 0 {
+            assert!(to(TrimTo::Since(times[43])) <= 40_000);
+            assert!(to(TrimTo::Before(44_500)) <= 44_000);
+        } else {
+            let change = AttrChange { retain_bytes: Some(55_500), ..AttrChange::default() };
+            store.set_attr(LOG, change).unwrap();
+            pass(2);
+            store.tick();
+            // Record 44 ends at 45,000: what comes behind it has to stay.
+            assert!(store.log(LOG).unwrap().head <= 45_000);
+        }
+        device.heal();
+    }
+    let head = verify(&store, LOG);
+    assert!((38_000..=40_000).contains(&head), "what is in front of it is known and goes: {head}");
+    pass(2);
+    store.tick();
+    assert_eq!(verify(&store, LOG), 45_000, "it can be read again");
+}

@@ -275,3 +275,42 @@ fn a_trim_by_time_beside_the_cleaner_takes_nothing_younger() {
     store.close().unwrap();
     assert!(Image::open(device as Arc<dyn Device>).unwrap().check(&mut |_, _| {}).unwrap().is_clean());
 }
+
+#[test]
+fn a_power_failure_while_a_store_grows_leaves_it_as_it_was_or_larger_and_nothing_to_repair_by_hand() {
+    for mounted in [false, true] {
+        let (mut as_it_was, mut larger) = (0, 0);
+        for after in 1..20 {
+            let device = made(8);
+            let store = open(&device);
+            let log = make(&store, "kept");
+            store.append(log, &record(log, 1, 5000)).unwrap();
+            let before = store.stats().segments;
+            store.make_stable_now(store.end_lsn()).unwrap();
+            if !mounted {
+                store.close().unwrap();
+            }
+            device.grow(4 * SEGMENT);
+            device.power_off_after(after);
+            let whole = match mounted {
+                true => store.grow().is_ok(),
+                false => llamafs::store::grow(device.clone() as Arc<dyn Device>).is_ok(),
+            };
+            let crashed = Arc::new(device.crash(after));
+            let mut image = Image::open(crashed.clone() as Arc<dyn Device>).unwrap();
+            let report = image.check(&mut |_, _| {}).unwrap();
+            assert!(report.damage.iter().all(|found| found.repairable), "{mounted} {after}: {:?}", report.damage);
+            image.repair(&report).unwrap();
+            drop(image);
+            let again = Image::open(crashed.clone() as Arc<dyn Device>).unwrap().check(&mut |_, _| {}).unwrap();
+            assert!(again.is_clean(), "{mounted} {after}: {:?}", again.damage);
+            let store = open(&crashed);
+            let segments = store.stats().segments;
+            assert!(segments == before + 4 || (segments == before && !whole), "{segments} segments");
+            assert!(read_all(&store, log) == record(log, 1, 5000));
+            as_it_was += u32::from(segments == before);
+            larger += u32::from(segments > before && !whole);
+        }
+        assert!(as_it_was > 0 && larger > 0, "{as_it_was} {larger}");
+    }
+}

@@ -20,6 +20,8 @@ pub const MAX_RECORD: u32 = 1500;
 pub const BUFFER: usize = 12 << 10;
 const CAPACITY: u64 = 320 << 10;
 const NOW: u64 = 1_700_000_000_000_000_000;
+/// Rounds of making room after which an append waits for ever.
+const PATIENCE: u32 = 10_000;
 const SUPERBLOCKS: [u64; 2] = [0, 65_536];
 const BLOCK: usize = 4096;
 
@@ -81,14 +83,19 @@ pub fn open(device: &Arc<SimDevice>, tail: Tail) -> Arc<LogStructuredStore> {
     LogStructuredStore::open(device.clone() as Arc<dyn Device>, options(tail)).unwrap()
 }
 
-/// Append on a store without threads.
+/// Append on a store without threads: who waits for room makes it himself.
 pub fn append(store: &LogStructuredStore, log: u32, data: &[u8]) -> Result<u64, StoreError> {
-    loop {
+    for _ in 0..PATIENCE {
         match store.try_append(log, data, AppendAt::End) {
-            Err(StoreError::WouldBlock) => drop(store.poll(true)),
+            Err(StoreError::WouldBlock) => {
+                if store.poll(true) == 0 {
+                    store.tick();
+                }
+            }
             other => return other.map(|appended| appended.end_lsn),
         }
     }
+    panic!("an append waits for ever: {:?}", store.stats());
 }
 
 /// A mount that appends records and syncs now and then. The disk as a power failure at its end leaves it, or as a

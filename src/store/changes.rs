@@ -416,6 +416,7 @@ impl LogStructuredStore {
         log.end_lsn = lsn;
         log.last_ns = frame.now;
         log.entry.head = head;
+        (self.options.head_raised)(id, head, lsn);
         let gone = log.ranges.drop_below(head);
         let bytes: u64 = gone.iter().map(|range| u64::from(range.bytes)).sum();
         log.entry.device_bytes = log.entry.device_bytes.saturating_sub(bytes);

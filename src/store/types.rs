@@ -71,6 +71,9 @@ pub struct StoreOptions {
     pub buffer_size: usize,
     /// The machine's clock, in ns since 1970: a test's own where a test sets it back.
     pub clock: fn() -> u64,
+    /// Told of every head that goes up, whoever lets it: the log, where it begins now, and the LSN behind the change. For
+    /// simulators and tests, which have to know each one; called under the log's lock.
+    pub head_raised: fn(LogId, u64, u64),
 }
 
 impl Default for StoreOptions {
@@ -83,6 +86,7 @@ impl Default for StoreOptions {
             ring_size: 4,
             buffer_size: DEFAULT_BUFFER_SIZE,
             clock: super::clock::now_ns,
+            head_raised: |_, _, _| {},
         }
     }
 }

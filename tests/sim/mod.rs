@@ -1,5 +1,5 @@
-//! The simulator: seeds become plans (`plan`), plans are carried out on a store and on its model (`world`, `mount`,
-//! `model`), rare states are counted (`states`), failures are made small (`run`).
+//! The simulator: seeds become plans (`plan`), plans are carried out on a store and on its model (`world`, `aging`,
+//! `names`, `mount`, `model`), rare states are counted (`states`), failures are made small (`run`).
 #![allow(
     dead_code,
     clippy::unwrap_used,
@@ -8,6 +8,7 @@
     reason = "a test may panic, also in its helpers"
 )]
 
+pub mod aging;
 pub mod model;
 pub mod mount;
 pub mod names;

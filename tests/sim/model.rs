@@ -9,10 +9,12 @@ use std::collections::BTreeMap;
 /// What was accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
-    /// A record.
-    Record { log: u32, data: Vec<u8> },
+    /// A record, and when it was accepted.
+    Record { log: u32, data: Vec<u8>, time: u64 },
     /// A change of attributes.
     Mode { log: u32, mode: u32 },
+    /// A log, or the root for all that have none of their own, keeps so much from now on.
+    Limits { id: u32, limits: Limits },
     /// A log or directory has this name from now on; the log it replaces is gone.
     Named { id: u32, node: Node, replaced: Option<u32> },
     /// What lies below this offset was let go, and reads as zeros.
@@ -23,15 +25,89 @@ pub enum What {
     Nothing,
 }
 
+/// What a log may keep, as it was set: 0 the store's, all bits set no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    pub retain_bytes: u64,
+    pub retain_age_ns: u64,
+    pub keep_min: u64,
+    /// Of the root alone.
+    pub drop_oldest: bool,
+}
+
+impl Limits {
+    /// What holds for a log with these in a store with those.
+    pub fn within(self, store: Limits) -> Limits {
+        let own = |own: u64, store: u64| if own == 0 { store } else { own };
+        Limits {
+            retain_bytes: own(self.retain_bytes, store.retain_bytes),
+            retain_age_ns: own(self.retain_age_ns, store.retain_age_ns),
+            keep_min: own(self.keep_min, store.keep_min),
+            drop_oldest: store.drop_oldest,
+        }
+    }
+}
+
 /// One log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Log {
     pub data: Vec<u8>,
     pub mode: u32,
+    pub limits: Limits,
+    /// Where each record ends, and its time. Of a log on a disk that lies only what the disk did not lie about.
+    pub records: Vec<(u64, u64)>,
     /// It begins here.
     pub head: u64,
     /// Bytes of the device that its frames take.
     pub device_bytes: u64,
+}
+
+impl Log {
+    /// A record begins or ends there.
+    pub fn is_boundary(&self, offset: u64) -> bool {
+        offset == 0 || self.records.binary_search_by_key(&offset, |(end, _)| *end).is_ok()
+    }
+
+    /// The last boundary at or in front of `offset`.
+    pub fn boundary(&self, offset: u64) -> u64 {
+        let behind = self.records.partition_point(|(end, _)| *end <= offset);
+        behind.checked_sub(1).map_or(0, |at| self.records[at].0)
+    }
+
+    /// `head`, or below it so that as much stays as has to.
+    pub fn kept(&self, head: u64, limits: Limits) -> u64 {
+        let keep_min = if limits.keep_min == u64::MAX { 0 } else { limits.keep_min };
+        let most = (self.data.len() as u64).saturating_sub(keep_min);
+        if head <= most { head } else { self.boundary(most).max(self.head) }
+    }
+
+    /// Where the first record of `time` or later begins.
+    pub fn since(&self, time: u64) -> u64 {
+        let before = self.records.partition_point(|(_, of)| *of < time);
+        before.checked_sub(1).map_or(0, |at| self.records[at].0).max(self.head)
+    }
+
+    fn take(&mut self, data: &[u8], time: u64) {
+        self.data.extend_from_slice(data);
+        self.records.push((self.data.len() as u64, time));
+        self.device_bytes += frame_len(data.len() as u64);
+    }
+
+    /// Where the head has to be by these limits at this time.
+    pub fn head_by(&self, limits: Limits, now: u64) -> u64 {
+        let (size, mut head) = (self.data.len() as u64, self.head);
+        let limit = |value: u64| Some(value).filter(|value| ![0, u64::MAX].contains(value));
+        if let Some(bytes) = limit(limits.retain_bytes).filter(|bytes| size - self.head > *bytes) {
+            let (least, at) = (size - bytes, self.boundary(size - bytes));
+            let next = self.records.partition_point(|(end, _)| *end < least);
+            let end = if at == least { at } else { self.records.get(next).map_or(size, |(end, _)| *end) };
+            head = head.max(self.kept(end, limits));
+        }
+        if let Some(age) = limit(limits.retain_age_ns) {
+            head = head.max(self.kept(self.since(now.saturating_sub(age)), limits));
+        }
+        head
+    }
 }
 
 /// What a log or directory is called.
@@ -47,6 +123,8 @@ pub struct Node {
 pub struct Shown {
     pub logs: BTreeMap<u32, Log>,
     pub nodes: BTreeMap<u32, Node>,
+    /// Of all logs that have none of their own.
+    pub limits: Limits,
 }
 
 /// The store.
@@ -56,6 +134,8 @@ pub struct Model {
     accepted: BTreeMap<u64, What>,
     /// The state with all that was accepted.
     now: Shown,
+    /// Logs that were removed while they were open: they are there until they are closed, or the mount ends.
+    pub open: BTreeMap<u32, Log>,
     /// The state with all that is promised.
     base: Shown,
     /// Everything below is promised.
@@ -73,12 +153,20 @@ impl Model {
     pub fn new(log: u32, mode: u32, root: u32) -> Self {
         let logs = BTreeMap::from([(log, Log { mode, ..Log::default() })]);
         let nodes = BTreeMap::from([(log, Node { parent: root, name: b"log".to_vec(), directory: false })]);
-        let now = Shown { logs, nodes };
+        let now = Shown { logs, nodes, ..Shown::default() };
         Self { now: now.clone(), base: now, ..Self::default() }
     }
 
     /// `what` was accepted; `end` is the LSN behind it.
     pub fn accept(&mut self, end: u64, what: What) {
+        if let What::Gone { id: gone } | What::Named { replaced: Some(gone), .. } = &what {
+            self.open.extend(self.now.logs.get(gone).map(|log| (*gone, log.clone())));
+        }
+        if let What::Record { log, data, time } = &what
+            && let Some(log) = self.open.get_mut(log)
+        {
+            log.take(data, *time);
+        }
         apply(&mut self.now, &what);
         let before = self.accepted.insert(end, what);
         assert!(before.is_none(), "two things end at LSN {end:#x}");
@@ -101,6 +189,7 @@ impl Model {
         assert!(end >= self.durable, "the store ends at {end:#x}: {:#x} was promised", self.durable);
         let lost = self.accepted.split_off(&(end + 1)).len();
         self.promise(end);
+        self.open.clear();
         self.now.clone_from(&self.base);
         lost
     }
@@ -130,8 +219,14 @@ impl Model {
         }
     }
 
+    /// A log that has a name, or is open.
     pub fn log(&self, log: u32) -> &Log {
-        &self.now.logs[&log]
+        self.now.logs.get(&log).unwrap_or_else(|| &self.open[&log])
+    }
+
+    /// What holds for a log.
+    pub fn limits(&self, log: u32) -> Limits {
+        self.log(log).limits.within(self.now.limits)
     }
 
     /// How many logs have records that are not promised yet and lie below `lsn`.
@@ -176,13 +271,18 @@ pub fn frame_len(len: u64) -> u64 {
 }
 
 fn apply(shown: &mut Shown, what: &What) {
-    let Shown { logs, nodes } = shown;
+    let Shown { logs, nodes, limits } = shown;
     match what {
-        What::Record { log, data } => {
-            let log = logs.entry(*log).or_default();
-            log.data.extend_from_slice(data);
-            log.device_bytes += frame_len(data.len() as u64);
+        // One that was removed is open at most, and that no crash outlives.
+        What::Record { log, data, time } => {
+            if let Some(log) = logs.get_mut(log) {
+                log.take(data, *time);
+            }
         }
+        What::Limits { id, limits: own } => match logs.get_mut(id) {
+            Some(log) => log.limits = *own,
+            None => *limits = *own,
+        },
         What::Mode { log, mode } => logs.entry(*log).or_default().mode = *mode,
         What::Named { id, node, replaced } => {
             if let Some(replaced) = replaced {

@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use llamafs::format::ROOT_ID;
 use llamafs::io::{Device, SimDevice};
 use llamafs::store::{Image, LogStructuredStore, Part, RecoveryReport};
 
@@ -44,6 +45,7 @@ impl World {
         self.pump();
         self.note_end();
         let next = self.device.crash(seed);
+        self.hits.hit_if(State::CrashUnlinked, self.store.is_some() && !self.model.open.is_empty());
         self.hits.hit_if(State::CrashAfterKill, self.facts.killed && self.store.is_some());
         self.replace(next);
         self.facts.all_stable = true;
@@ -127,6 +129,7 @@ impl World {
         self.pump();
         self.device.power_off_after(after + 1);
         let faults = std::mem::replace(&mut self.facts.faults, true);
+        let before = store.stats();
         store.tick();
         while self.device.pending() > 0 {
             store.poll(true);
@@ -137,6 +140,8 @@ impl World {
         self.note_space(&stats);
         let died = stats.state.starts_with("appends stopped");
         self.hits.hit_if(State::CrashInTick, died);
+        self.hits.hit_if(State::CrashInRetention, died && stats.expired_bytes > before.expired_bytes);
+        self.hits.hit_if(State::CrashInDropping, died && stats.dropped_bytes > before.dropped_bytes);
         self.hits.hit_if(State::CrashInCleaning, died && stats.moved_bytes > 0 && stats.segments_retired == 0);
         self.hits.hit_if(State::CrashBetweenRetireAndFree, stats.segments_retired > 0);
         self.crash(seed);
@@ -208,6 +213,7 @@ impl World {
         let torn = |what: &str| image.remarks().iter().any(|remark| remark.contains(what));
         self.hits.hit_if(State::TornSuperblock, torn("superblock"));
         self.hits.hit_if(State::TornCheckpoint, torn("checkpoint"));
+        self.hits.hit_if(State::StaleCheckpoint, torn("checkpoint") && self.aging.freed);
         if self.facts.faults {
             return;
         }
@@ -279,7 +285,7 @@ impl World {
         self.stable = (report.end_lsn, report.end_lsn);
         self.recovery_lsn_at_mount = store.stats().recovery_lsn;
         self.ticked = 0;
-        self.hits.hit_if(State::MountMoved, self.moved);
+        self.hits.hit_if(State::MountMoved, self.aging.moved);
         self.check_figures(&store);
         self.read_all(&store);
         self.store = Some(store);
@@ -293,6 +299,7 @@ impl World {
         let before = self.model.shown().nodes.clone();
         let logs_before: Vec<(u32, u64)> = self.model.shown().logs.iter().map(|(id, log)| (*id, log.head)).collect();
         let promised = self.model.promised().nodes.clone();
+        let open: Vec<u32> = self.model.open.keys().copied().collect();
         let lost = self.model.cut(cut);
         let after = &self.model.shown().nodes;
         self.hits.hit_if(State::CreateLost, before.keys().any(|id| !after.contains_key(id)));
@@ -300,6 +307,10 @@ impl World {
         let logs = &self.model.shown().logs;
         let trim_lost = logs_before.iter().any(|(id, head)| logs.get(id).is_some_and(|log| log.head < *head));
         self.hits.hit_if(State::TrimLost, trim_lost);
+        let by_itself = std::mem::take(&mut self.aging.by_itself);
+        self.hits.hit_if(State::HeadLost, trim_lost && by_itself);
+        self.aging.freed = false;
+        self.hits.hit_if(State::UnlinkLost, open.iter().any(|id| after.contains_key(id)));
         self.hits.hit_if(State::RemoveLost, after.keys().any(|id| !before.contains_key(id)));
         let renamed = |(id, node)| after.get(id).is_some_and(|now| now != node);
         self.hits.hit_if(State::RenameLost, before.iter().any(renamed));
@@ -327,11 +338,17 @@ impl World {
             assert_eq!(info.size, log.data.len() as u64, "size");
             assert_eq!(info.mode, log.mode, "mode");
             assert_eq!(info.head, log.head, "head");
+            let own = (info.retain_bytes, info.retain_age_ns, info.keep_min);
+            let known = log.limits;
+            assert_eq!(own, (known.retain_bytes, known.retain_age_ns, known.keep_min), "limits of log {id}");
             // Of a range that the head lies in all frames count; how much of it lies below the head nobody knows after a
             // crash in the middle of its being moved.
             let right = log.head > 0 || info.device_bytes == log.device_bytes;
             assert!(right, "log {id} takes {} bytes of the device, not {}", info.device_bytes, log.device_bytes);
         }
+        let (root, known) = (store.node(ROOT_ID).expect("the root"), shown.limits);
+        let own = (root.retain_bytes, root.retain_age_ns, root.keep_min, root.drop_oldest);
+        assert_eq!(own, (known.retain_bytes, known.retain_age_ns, known.keep_min, known.drop_oldest), "limits of all");
         for (id, node) in &shown.nodes {
             let info = store.node(*id).expect("the log or directory is there");
             assert_eq!((info.parent, &info.name), (node.parent, &node.name), "name");

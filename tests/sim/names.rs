@@ -31,7 +31,7 @@ impl World {
     }
 
     /// One of the logs, or of the directories.
-    fn pick(&self, which: u32, directory: bool) -> Option<u32> {
+    pub fn pick(&self, which: u32, directory: bool) -> Option<u32> {
         let nodes = self.model.shown().nodes.iter().filter(|(_, node)| node.directory == directory);
         let ids: Vec<u32> = nodes.map(|(id, _)| *id).collect();
         ids.get(which as usize % ids.len().max(1)).copied()
@@ -59,8 +59,7 @@ impl World {
             Ok(changed) => {
                 let id = changed.node.id;
                 self.changed();
-                self.model
-                    .accept(changed.lsn, What::Named { id, node: Node { parent, name, directory }, replaced: None });
+                self.accept(changed.lsn, What::Named { id, node: Node { parent, name, directory }, replaced: None });
                 if !directory {
                     self.log = id;
                 }
@@ -71,6 +70,9 @@ impl World {
 
     fn rename(&mut self, store: &Arc<LogStructuredStore>, which: u32, replace: bool) {
         let id = self.log;
+        if self.model.open.contains_key(&id) {
+            return;
+        }
         let from = self.model.shown().nodes[&id].clone();
         let other = self.pick(which, false).filter(|other| replace && *other != id);
         let (new_parent, new_name) = match other.map(|other| self.model.shown().nodes[&other].clone()) {
@@ -91,9 +93,9 @@ impl World {
                 self.hits.hit_if(State::Replaced, other.is_some());
                 self.hits.hit_if(State::InDirectory, new_parent != ROOT_ID);
                 let node = Node { parent: new_parent, name: new_name, directory: false };
-                self.model.accept(changed.lsn, What::Named { id, node, replaced: other });
+                self.accept(changed.lsn, What::Named { id, node, replaced: other });
                 if let Some(other) = other {
-                    store.forget(other);
+                    self.forget(store, other);
                 }
             }
             Err(error) => self.refused(store, &error),
@@ -102,7 +104,7 @@ impl World {
 
     fn remove(&mut self, store: &Arc<LogStructuredStore>, which: u32, directory: bool) {
         let id = if directory { self.pick(which, true) } else { Some(self.log) };
-        let Some(id) = id else { return };
+        let Some(id) = id.filter(|id| !self.model.open.contains_key(id)) else { return };
         let inside = self.model.shown().nodes.values().any(|node| node.parent == id);
         let node = self.model.shown().nodes[&id].clone();
         if inside || self.model.shown().logs.len() + usize::from(directory) < 2 {
@@ -112,9 +114,9 @@ impl World {
         match store.change_now(Change::Remove { parent: node.parent, name: node.name, kind }) {
             Ok(changed) => {
                 self.changed();
-                self.model.accept(changed.lsn, What::Gone { id });
+                self.accept(changed.lsn, What::Gone { id });
                 if !directory {
-                    store.forget(id);
+                    self.forget(store, id);
                     self.log = self.pick(which, false).unwrap_or(LOG);
                 }
             }

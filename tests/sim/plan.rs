@@ -10,7 +10,7 @@ pub const SEGMENT: u64 = 64 << 10;
 /// Largest record.
 const LARGEST: u32 = 8 << 10;
 /// Bytes in front of the first segment of a store of this kind: superblocks, and checkpoints with room to spare.
-const IN_FRONT: u64 = 512 << 10;
+pub const IN_FRONT: u64 = 512 << 10;
 
 /// How honest the disk is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,8 +73,20 @@ pub enum Op {
     Rename { which: u32, replace: bool },
     /// Remove the present log, or a directory that is empty.
     Remove { which: u32, directory: bool },
-    /// Let go of what lies below some record of the present log.
+    /// Let go of what lies below some record of the present log, or is older, or more than so much.
     Trim { at: u32 },
+    /// Remove the present log, and keep it open.
+    Unlink,
+    /// Close a log that has no name any more.
+    Close { which: u32 },
+    /// The present log, or the root for all that have none of their own, may keep so much; 0 the root's, or no limit.
+    Limits { root: bool, bytes: u32, seconds: u32, keep_min: u32 },
+    /// A full store drops its oldest from now on, or refuses.
+    DropOldest { on: bool },
+    /// Time passes.
+    Pass { seconds: u32 },
+    /// The disk gets so many segments larger, and the store with it, mounted or not.
+    Grow { segments: u32 },
     /// Append until there is no room.
     Fill { len: u32 },
     /// Append to all logs in turn, so many times in all.
@@ -93,6 +105,8 @@ pub enum Op {
     CloseCrash { after: u32, seed: u32 },
     /// The power fails after so many requests of a tick, which may write summaries and checkpoints, and clean.
     TickCrash { after: u32, seed: u32 },
+    /// The power fails after so many requests of growing.
+    GrowCrash { segments: u32, after: u32, seed: u32 },
     /// The power fails after so many requests of the next mount.
     MountCrash { after: u32, seed: u32 },
 }
@@ -115,6 +129,8 @@ impl Setup {
             tail: self.tail,
             ring_size: self.ring_size,
             buffer_size: self.buffer_size,
+            clock: super::aging::clock,
+            head_raised: super::aging::head_raised,
             errors: if self.shutdown { llamafs::store::OnError::Shutdown } else { llamafs::store::OnError::RemountRo },
             ..StoreOptions::default()
         }
@@ -203,10 +219,64 @@ fn churn(rng: &mut Rng, ops: &mut Vec<Op>) {
     }
 }
 
+/// A mount in which logs grow and what is old in them goes: by limits, because the store is full, by hand.
+fn age(rng: &mut Rng, ops: &mut Vec<Op>) {
+    if rng.chance(1, 2) {
+        ops.push(Op::DropOldest { on: rng.chance(4, 5) });
+    }
+    for _log in 0..rng.pick(&[0, 1, 2]) {
+        ops.push(Op::Make { directory: false });
+        if rng.chance(1, 3) {
+            ops.push(limits(rng));
+        }
+    }
+    if rng.chance(1, 2) {
+        ops.push(limits(rng));
+    }
+    let len = rng.pick(&[200, 700, 3000]);
+    for _round in 0..rng.pick(&[1, 2, 4, 6]) {
+        ops.push(Op::Spread { len, count: rng.pick(&[20, 60, 200]) * 700 / len });
+        if rng.chance(1, 3) {
+            ops.push(Op::Pass { seconds: rng.pick(&[1, 2, 10]) });
+        }
+        if rng.chance(1, 3) {
+            let which = rng.next() as u32;
+            ops.push(match rng.below(8) {
+                0 | 1 => limits(rng),
+                2 => Op::Trim { at: which },
+                3 => Op::Unlink,
+                4 => Op::Close { which },
+                5 => Op::Grow { segments: 1 + which % 3 },
+                _ => Op::Log { which },
+            });
+        }
+        ops.push(match rng.below(8) {
+            0 => Op::SyncNow,
+            1 => Op::Settle,
+            2 => Op::TickCrash { after: rng.below(20) as u32, seed: rng.next() as u32 },
+            _ => Op::Tick,
+        });
+    }
+    ops.push(Op::Pass { seconds: rng.pick(&[0, 1, 10]) });
+}
+
+/// Limits of a log or of all.
+fn limits(rng: &mut Rng) -> Op {
+    Op::Limits {
+        root: rng.chance(1, 2),
+        bytes: rng.pick(&[0, 0, 3000, 20_000, 60_000, u32::MAX]),
+        seconds: rng.pick(&[0, 0, 1, 3, 20, u32::MAX]),
+        keep_min: rng.pick(&[0, 0, 2500, 30_000, u32::MAX]),
+    }
+}
+
 /// What happens in one mount. Each has its own mixture, so that rare states are reached by some.
 fn life(rng: &mut Rng, setup: &Setup, ops: &mut Vec<Op>) {
     if setup.segments >= 4 && rng.chance(1, 6) {
         return churn(rng, ops);
+    }
+    if setup.segments >= 3 && rng.chance(1, 6) {
+        return age(rng, ops);
     }
     let count = rng.pick(&[0, 1, 3, 8, 15, 30, 60]);
     let longest = rng.pick(&[40, 300, 3000, 8192, 8192]);
@@ -252,11 +322,17 @@ fn life(rng: &mut Rng, setup: &Setup, ops: &mut Vec<Op>) {
 /// A change of the catalog.
 fn change(rng: &mut Rng) -> Op {
     let which = rng.next() as u32;
-    match rng.below(10) {
+    match rng.below(16) {
         0..4 if which % 4 == 3 => Op::Trim { at: which / 4 },
         0..4 => Op::Log { which },
         4..7 => Op::Make { directory: rng.chance(1, 3) },
         7 | 8 => Op::Rename { which, replace: rng.chance(1, 2) },
+        9 => Op::Unlink,
+        10 => Op::Close { which },
+        11 => limits(rng),
+        12 => Op::DropOldest { on: rng.chance(1, 2) },
+        13 => Op::Pass { seconds: which % 8 },
+        14 if rng.chance(1, 3) => Op::Grow { segments: 1 + which % 2 },
         _ => Op::Remove { which, directory: rng.chance(1, 3) },
     }
 }
@@ -273,13 +349,21 @@ fn length(rng: &mut Rng, longest: u32) -> u32 {
 /// How a mount ends when it does not end well.
 fn end(rng: &mut Rng, ops: &mut Vec<Op>) {
     let seed = rng.next() as u32;
-    ops.push(match rng.below(8) {
+    ops.push(match rng.below(9) {
         0 => Op::Remount,
         1 | 2 => Op::Kill { seed },
         3 => Op::CloseCrash { after: rng.below(12) as u32, seed },
         4 => Op::TickCrash { after: rng.below(20) as u32, seed },
+        5 if rng.chance(1, 3) => Op::GrowCrash { segments: 1 + seed % 3, after: rng.below(12) as u32, seed },
         _ => Op::Crash { seed },
     });
+    if rng.chance(1, 24) {
+        // Not mounted.
+        ops.push(match seed % 3 {
+            0 => Op::Grow { segments: 1 + seed % 2 },
+            _ => Op::GrowCrash { segments: 1 + seed % 2, after: rng.below(8) as u32, seed: seed / 3 },
+        });
+    }
     for _ in 0..2 {
         if rng.chance(1, 4) {
             ops.push(Op::MountCrash { after: rng.below(14) as u32, seed: rng.next() as u32 });

@@ -204,7 +204,12 @@ pub fn run_seeds(first: u64, count: u64, threads: usize) -> Summary {
 fn is_crash(op: &Op) -> bool {
     matches!(
         op,
-        Op::Crash { .. } | Op::Kill { .. } | Op::CloseCrash { .. } | Op::TickCrash { .. } | Op::MountCrash { .. }
+        Op::Crash { .. }
+            | Op::Kill { .. }
+            | Op::CloseCrash { .. }
+            | Op::TickCrash { .. }
+            | Op::GrowCrash { .. }
+            | Op::MountCrash { .. }
     )
 }
 

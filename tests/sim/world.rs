@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use llamafs::format::ROOT_ID;
 use llamafs::io::{Device, SimDevice, SimFault, SimOp};
-use llamafs::store::{AppendAt, Appended, AttrChange, LogStructuredStore, StoreError, TrimTo};
+use llamafs::store::{AppendAt, Appended, AttrChange, LogStructuredStore, StoreError};
 use parking_lot::Mutex;
 
+use super::aging::{self, Aging};
 use super::model::{Model, What, frame_len};
-use super::plan::{Disk, Fill, Op, SEGMENT, Setup};
+use super::plan::{Disk, Fill, IN_FRONT, Op, SEGMENT, Setup};
 use super::rng::Rng;
 use super::states::{Hits, State};
 
@@ -55,8 +56,6 @@ pub struct World {
     /// LSN that was synced last.
     synced: u64,
     last: Last,
-    /// The cleaner has moved records.
-    pub moved: bool,
     /// Flushes of the device when the store was mounted.
     pub flushes_at_mount: u64,
     pub recovery_lsn_at_mount: u64,
@@ -65,6 +64,8 @@ pub struct World {
     /// No frame was ever written at or behind this LSN by a mount whose frames count.
     pub written_end: u64,
     pub facts: Facts,
+    /// What is let go, and segments that are added.
+    pub aging: Aging,
     /// Highest number of a mount.
     pub epoch: u64,
     /// The disk may have forgotten what it flushed.
@@ -98,6 +99,7 @@ impl World {
     pub fn new(seed: u64, setup: Setup, pristine: &SimDevice, trace: bool) -> Self {
         let device = Arc::new(pristine.crash(seed));
         setup.prepare(&device);
+        aging::begin();
         Self {
             setup,
             seed,
@@ -113,11 +115,11 @@ impl World {
             stable: (0, 0),
             synced: 0,
             last: Last::Record,
-            moved: false,
             flushes_at_mount: 0,
             recovery_lsn_at_mount: 0,
             ticked: 0,
             written_end: u64::MAX,
+            aging: Aging::default(),
             facts: Facts { all_stable: true, clean: true, ..Facts::default() },
             epoch: 0,
             flush_lost: false,
@@ -140,6 +142,7 @@ impl World {
 
     /// Do one operation to both.
     pub fn step(&mut self, op: Op) {
+        aging::pass(aging::STEP_NS);
         match op {
             Op::Remount => return self.unmount(),
             Op::Crash { seed } => return self.crash(u64::from(seed)),
@@ -147,6 +150,11 @@ impl World {
             Op::CloseCrash { after, seed } => return self.close_crash(u64::from(after), u64::from(seed)),
             Op::TickCrash { after, seed } => return self.tick_crash(u64::from(after), u64::from(seed)),
             Op::MountCrash { after, seed } => return self.mount_crash(u64::from(after), u64::from(seed)),
+            Op::Pass { seconds } => return aging::pass(u64::from(seconds) * aging::SECOND),
+            Op::Grow { segments } => return self.grow(u64::from(segments)),
+            Op::GrowCrash { segments, after, seed } => {
+                return self.grow_crash(u64::from(segments), u64::from(after), u64::from(seed));
+            }
             _ => {}
         }
         if self.store.is_none() && !self.mount() {
@@ -162,18 +170,7 @@ impl World {
                 self.sync(&store);
                 self.settle(&store);
             }
-            Op::Tick => {
-                self.stall(false);
-                self.ticked = self.model.end();
-                // A checkpoint waits for what it saves.
-                store.tick();
-                let stats = store.stats();
-                self.hits.hit_if(State::CheckpointWhileRunning, stats.recovery_lsn > self.recovery_lsn_at_mount);
-                self.note_space(&stats);
-                if !self.facts.faults {
-                    store.audit().expect("the accounting is exact");
-                }
-            }
+            Op::Tick => self.tick(&store),
             Op::Idle => {
                 self.settle(&store);
                 let writes = self.device.ops().writes;
@@ -187,12 +184,16 @@ impl World {
             Op::Mode { mode } => self.mode(&store, mode),
             Op::Log { .. } | Op::Make { .. } | Op::Rename { .. } | Op::Remove { .. } => self.change(&store, op),
             Op::Trim { at } => self.trim(&store, at),
+            Op::Unlink => self.unlink(&store),
+            Op::Close { which } => self.close_log(&store, which),
+            Op::Limits { .. } | Op::DropOldest { .. } => self.limit(&store, op),
             Op::Fill { len } => self.fill(&store, len),
             Op::Stall => self.stall(true),
             Op::Fault { which, nth } => self.fault(which, u64::from(nth)),
             Op::Spread { len, count } => self.spread(&store, len, count),
             Op::Remount | Op::Crash { .. } | Op::Kill { .. } => {}
             Op::CloseCrash { .. } | Op::TickCrash { .. } | Op::MountCrash { .. } => {}
+            Op::Pass { .. } | Op::Grow { .. } | Op::GrowCrash { .. } => {}
         }
         self.pump();
     }
@@ -216,8 +217,7 @@ impl World {
                     .collect()
             }
             Fill::Frames => {
-                let from = self.device.geometry().capacity - self.setup.segments * SEGMENT;
-                let place = from + BLOCK + rng.below(SEGMENT / 16) * 16;
+                let place = IN_FRONT + BLOCK + rng.below(SEGMENT / 16) * 16;
                 self.device.peek(place, len)
             }
         }
@@ -230,7 +230,8 @@ impl World {
             return;
         }
         self.placed(appended.end_lsn, frame_len(data.len() as u64), Last::Record);
-        self.model.accept(appended.end_lsn, What::Record { log: self.log, data });
+        self.hits.hit_if(State::AppendedUnlinked, self.model.open.contains_key(&self.log));
+        self.accept(appended.end_lsn, What::Record { log: self.log, data, time: aging::clock() });
     }
 
     /// A frame of `total` bytes ends at `end`.
@@ -297,7 +298,7 @@ impl World {
         match store.give_up(len as usize) {
             Ok(end) => {
                 self.placed(end, frame_len(u64::from(len)), Last::Void);
-                self.model.accept(end, What::Nothing);
+                self.accept(end, What::Nothing);
             }
             Err(error) => self.refused(store, &error),
         }
@@ -354,6 +355,7 @@ impl World {
             }
         }
         self.hits.hit_if(State::SyncsTogether, synced > 1);
+        self.note_heads(u64::MAX);
     }
 
     pub fn stall(&mut self, stalled: bool) {
@@ -445,20 +447,26 @@ impl World {
     fn mode(&mut self, store: &Arc<LogStructuredStore>, mode: u32) {
         // It sleeps while the ring is full, and nobody but this thread makes room.
         self.settle(store);
+        if self.model.open.contains_key(&self.log) {
+            return;
+        }
         match store.set_attr(self.log, AttrChange { mode: Some(mode), ..AttrChange::default() }) {
             Ok(info) => {
                 assert_eq!(info.mode, mode & 0o7777);
                 self.last = Last::Record;
-                self.model.accept(info.end_lsn, What::Mode { log: self.log, mode: info.mode });
+                self.accept(info.end_lsn, What::Mode { log: self.log, mode: info.mode });
             }
             Err(error) => self.refused(store, &error),
         }
     }
 
     fn fill(&mut self, store: &Arc<LogStructuredStore>, len: u32) {
-        for _ in 0..10_000 {
+        // One that drops its oldest never is full.
+        let endless = self.model.shown().limits.drop_oldest;
+        let mut left = 2 * store.stats().capacity;
+        for _ in 0..PATIENCE * 5 {
             match self.append(store, len.max(200), Fill::Bytes) {
-                Ok(()) => {}
+                Ok(()) => left = left.saturating_sub(u64::from(len.max(200))),
                 Err(StoreError::WouldBlock) => {
                     self.settle(store);
                     if store.stats().full {
@@ -472,37 +480,11 @@ impl World {
                 }
                 Err(_) => return,
             }
+            if endless && left == 0 {
+                return;
+            }
         }
         panic!("the disk never fills up");
-    }
-
-    /// What has become of segments.
-    pub fn note_space(&mut self, stats: &llamafs::store::Stats) {
-        self.hits.hit_if(State::LetGo, stats.segments_freed > 0);
-        self.hits.hit_if(State::Moved, stats.moved_bytes > 0);
-        self.hits.hit_if(State::Cleaned, stats.segments_cleaned > 0);
-        self.moved |= stats.moved_bytes > 0;
-    }
-
-    fn trim(&mut self, store: &Arc<LogStructuredStore>, at: u32) {
-        // A disk that lies may bring back what was let go: nothing is known of that.
-        if self.setup.disk == Disk::Lying {
-            return;
-        }
-        self.settle(store);
-        let (size, before) = (self.model.log(self.log).data.len() as u64, self.model.log(self.log).head);
-        match store.trim(self.log, TrimTo::Before(u64::from(at) % (size + 1))) {
-            Ok(trimmed) => {
-                assert!(trimmed.before == before && (before..=size).contains(&trimmed.head), "{trimmed:?}");
-                if trimmed.head > before {
-                    self.last = Last::Record;
-                    self.hits.hit(State::Trimmed);
-                    self.model.accept(trimmed.lsn, What::Trim { log: self.log, head: trimmed.head });
-                }
-                self.note_space(&store.stats());
-            }
-            Err(error) => assert!(self.facts.faults || error == StoreError::NoSpace, "a trim was refused: {error}"),
-        }
     }
 
     fn spread(&mut self, store: &Arc<LogStructuredStore>, len: u32, count: u32) {
@@ -557,6 +539,7 @@ impl World {
             self.returning.push(self.model.log(LOG).data.clone());
         }
         self.epoch = self.epoch.max(epoch);
+        self.began_aging(store);
     }
 
     /// A frame that is no record was the last.

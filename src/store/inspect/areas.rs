@@ -30,17 +30,34 @@ pub fn superblocks(io: &QuikIO, newest: &Superblock) -> [Place; 2] {
             Ok(bytes) => Superblock::decode(&bytes).map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
-        let repairable = decoded.is_err() && newest.copy_offset() != offset;
+        let is_short = decoded.as_ref().is_ok_and(|copy| is_of_before_growing(copy, newest));
+        let repairable = (decoded.is_err() || is_short) && newest.copy_offset() != offset;
         let state = decoded.and_then(|copy| fits(&copy, newest, offset));
         Place { name, offset, len: SUPERBLOCK_LEN as u64, state, repairable }
     })
+}
+
+/// A power failure in the middle of growing leaves the copy that was to be written second as it was.
+fn is_of_before_growing(copy: &Superblock, newest: &Superblock) -> bool {
+    let Superblock { segment_count, device_bytes, .. } = *newest;
+    let grown = Superblock { segment_count, device_bytes, ..copy.clone() };
+    copy.generation < newest.generation
+        && copy.segment_count < segment_count
+        && copy.uuid == newest.uuid
+        && geometry(&grown) == geometry(newest)
+}
+
+fn geometry(s: &Superblock) -> (u32, u32, u64, u64, u64) {
+    (s.block_size, s.segment_size, s.segment_count, s.data_start, s.checkpoint_bytes)
 }
 
 fn fits(copy: &Superblock, newest: &Superblock, offset: u64) -> Result<(), String> {
     if copy.uuid != newest.uuid {
         return Err(format!("is that of another store, {}", crate::format::uuid_text(&copy.uuid)));
     }
-    let geometry = |s: &Superblock| (s.block_size, s.segment_size, s.segment_count, s.data_start, s.checkpoint_bytes);
+    if is_of_before_growing(copy, newest) {
+        return Err("is of before the store grew".to_owned());
+    }
     if geometry(copy) != geometry(newest) {
         return Err("has another geometry than the other copy".to_owned());
     }
