@@ -5,7 +5,7 @@ DESTDIR ?=
 LOOM_MODELS := $(wildcard tests/loom_*.rs)
 
 .PHONY: all demo fuzz test lint stress scale rounds torture mutants bench bench-report bench-quick bench-floor bench-memory loom \
-	shuttle coverage doc install clean
+	posix shuttle coverage doc install clean
 
 all:
 	$(CARGO) build --release --locked
@@ -52,6 +52,10 @@ torture:
 	LLAMAFS_SIM_SEEDS=$(TORTURE_SEEDS) $(CARGO) test --release --locked --test crash -- --nocapture
 	LLAMAFS_SCOPE=$(TORTURE_SCOPE) $(CARGO) test --release --locked --test exhaustive -- --nocapture
 	LLAMAFS_TORTURE_ROUNDS=$(TORTURE_ROUNDS) $(CARGO) test --release --locked --test kill -- --nocapture --test-threads 1
+
+# pjdfstest's tests of the calls that there are, over a mount: PJDFSTEST=DIR is a checkout of it. Needs root.
+posix: all
+	@tests/posix/run
 
 # Deliberate bugs, each of which some test has to catch: ends in `mutants: OK`. An hour or so.
 mutants:
