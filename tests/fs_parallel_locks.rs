@@ -167,14 +167,26 @@ fn locks_are_of_the_log_and_not_of_its_name() {
     assert_eq!(of_old.ask("lock 0 whole w now 0 0"), "EAGAIN", "also without a name");
     holder.kill();
     assert_eq!(of_old.ask("lock 0 whole w wait 0 0"), "ok");
-    // Whatever else is a regular file of the mount can be locked too.
-    let status = mount.control("status");
-    let held = std::fs::File::open(&status).unwrap();
-    held.lock().unwrap();
-    assert!(std::fs::File::open(&status).unwrap().try_lock().is_err());
-    drop(held);
-    assert!(eventually(locker::SOON, || std::fs::File::open(&status).unwrap().try_lock().is_ok()));
     assert_eq!(std::fs::metadata(&log).unwrap().len(), 4);
+}
+
+#[test]
+fn every_file_of_the_mount_can_be_locked() {
+    let (_image, mount) = mounted();
+    let open = |path: &std::path::Path| std::fs::File::open(path).unwrap();
+    for name in ["status", "ring", "device", "retained/log"] {
+        let file = mount.control(name);
+        let (held, shared, other) = (open(&file), open(&file), open(&file));
+        held.lock_shared().unwrap();
+        shared.lock_shared().unwrap();
+        assert!(other.try_lock().is_err(), "{name}");
+        // What is closed gives back its own lock and no other's.
+        drop(shared);
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(other.try_lock().is_err(), "{name}");
+        drop(held);
+        assert!(eventually(locker::SOON, || other.try_lock().is_ok()), "{name}");
+    }
 }
 
 #[test]

@@ -13,3 +13,5 @@ mod reading;
 mod retention;
 #[path = "fs_rules.rs"]
 mod rules;
+#[path = "fs_views.rs"]
+mod views;

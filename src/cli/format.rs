@@ -127,8 +127,17 @@ pub fn make(args: &Args) -> Result<FormatReport, Failure> {
 
 /// Makes a store with the defaults in a file that is not there yet (`mount --create`).
 pub fn create(path: &Path, bytes: u64) -> Result<(), Failure> {
-    let args = Args {
-        size: Some(bytes),
+    make(&defaults(path, Some(bytes))).map(drop)
+}
+
+/// Makes a store with the defaults on a device or file, whatever was on it (`bench`).
+pub fn anew(path: &Path, sparse: bool) -> Result<(), Failure> {
+    make(&Args { force: true, sparse, ..defaults(path, None) }).map(drop)
+}
+
+fn defaults(path: &Path, size: Option<u64>) -> Args {
+    Args {
+        size,
         label: String::new(),
         segment_size: None,
         mode: 0o644,
@@ -142,8 +151,7 @@ pub fn create(path: &Path, bytes: u64) -> Result<(), Failure> {
         force: false,
         sparse: false,
         device: path.to_path_buf(),
-    };
-    make(&args).map(drop)
+    }
 }
 
 /// Looks at what is there, and makes or extends the file. True when the file is new.

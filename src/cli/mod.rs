@@ -3,6 +3,7 @@
 //! Exit status: 0 done, 1 failed, 2 called wrongly. `check` answers with the codes of fsck(8).
 
 mod attribute;
+mod bench;
 mod cat;
 mod check;
 mod daemon;
@@ -54,6 +55,7 @@ enum Command {
     Salvage(salvage::Args),
     Trim(trim::Args),
     Grow(grow::Args),
+    Bench(bench::Args),
 }
 
 /// Parses the arguments, runs the command, says what went wrong, and gives the exit status.
@@ -73,6 +75,7 @@ pub fn main() -> ExitCode {
         Command::Salvage(args) => salvage::run(&args),
         Command::Trim(args) => trim::run(&args),
         Command::Grow(args) => grow::run(&args),
+        Command::Bench(args) => bench::run(&args),
     };
     match outcome {
         Ok(code) => code,

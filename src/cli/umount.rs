@@ -26,8 +26,13 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Outcome {
-    let name = args.mountpoint.display();
-    let mount = mounts::llamafs_at(&args.mountpoint)?;
+    at(&args.mountpoint)
+}
+
+/// Unmounts what is mounted there.
+pub fn at(point: &Path) -> Outcome {
+    let name = point.display();
+    let mount = mounts::llamafs_at(point)?;
     // Asked while it still can answer. A daemon that is dead already can't, and needs no waiting.
     let live = status::live(&mount.point).ok();
     let daemon = live.as_ref().and_then(|live| live.get("pid")?.as_i64()?.try_into().ok()).and_then(Process::hold);

@@ -67,7 +67,7 @@ impl LlamaFs {
             Node::View(_) if writes(flags) || flags & libc::O_TRUNC != 0 => Err(Errno::EACCES),
             Node::View(file) => {
                 view::open(&self.inner, file)?;
-                Ok(Opened { fh: FH_DIRECT, direct_io: true, keep_cache: false })
+                Ok(own_handle(&self.inner, Opened { fh: FH_DIRECT, direct_io: true, keep_cache: false }))
             }
             Node::Log(id) => {
                 // Removed since its name was looked up: the kernel looks again, and may make a new one.
