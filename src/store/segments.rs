@@ -218,9 +218,13 @@ impl SegmentTable {
         }
     }
 
-    /// Full segments in which nothing is alive, of a store that is stable up to `stable`.
+    /// Full segments in which nothing is alive, of a store that is stable up to `stable`: those behind which something is
+    /// stable already, for checkpoints name nothing else, and one that names no segment is none.
     pub fn dead(&self, stable: Lsn) -> impl Iterator<Item = u64> {
-        self.full(stable).filter(|segment| segment.ranges == 0).map(|segment| segment.entry.sequence)
+        let shape = self.shape;
+        let goes_on = move |sequence: u64| shape.segment_start(sequence + 1) < stable;
+        let dead = self.full(stable).filter(|segment| segment.ranges == 0).map(|segment| segment.entry.sequence);
+        dead.filter(move |sequence| goes_on(*sequence))
     }
 
     /// Bytes in full, summed up segments that are not alive.

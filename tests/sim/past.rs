@@ -154,5 +154,34 @@ pub fn lives() -> Vec<(u64, Setup, Vec<Op>)> {
                 Idle,
             ],
         ),
+        // All that a full store held went at once, and its checkpoint named no segment.
+        (
+            79_738,
+            Setup {
+                disk: Disk::Failing,
+                tail: Tail::Rewrite,
+                block: 4096,
+                max_delay: 8,
+                segments: 4,
+                buffer_size: 32 << 10,
+                ..USUAL
+            },
+            vec![
+                add(1763, Zeros),
+                Later { len: 1, fill: Bytes },
+                add(2559, Bytes),
+                Mode { mode: 2905 },
+                Op::Limits { root: true, bytes: 0, seconds: 1, keep_min: 0 },
+                add(1015, Zeros),
+                Later { len: 1996, fill: Bytes },
+                Tick,
+                add(1346, Magics),
+                Op::DropOldest { on: false },
+                Op::Fill { len: 1 },
+                Tick,
+                Op::CloseCrash { after: 2, seed: 1_901_910_471 },
+                Op::Fill { len: 7198 },
+            ],
+        ),
     ]
 }
