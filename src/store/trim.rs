@@ -216,7 +216,7 @@ impl LogStructuredStore {
         };
         let Some((range, _, lsn)) = located else { return Ok(None) };
         let found = self.find_record(log, &range, lsn, |record| record.offset + record.value > offset)?;
-        Ok(found.map(|record| record.time_ns))
+        Ok(found.found.map(|record| record.time_ns))
     }
 
     /// `head`, or below it so that as many bytes stay as the log is to keep.
