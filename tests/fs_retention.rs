@@ -223,6 +223,42 @@ fn a_full_store_drops_its_oldest_and_its_follower_misses_nothing() {
 }
 
 #[test]
+fn what_becomes_too_old_goes_from_a_store_that_nobody_uses() {
+    let image = Image::with(64 * MIB, |options| options.retain_age_ns = 86_400 * 1_000_000_000);
+    let mount = Mount::new(&image);
+    let logs = ["short", "shorter", "kept", "log"].map(|name| mount.path().join(name));
+    let fill = |from, to| {
+        for path in &logs {
+            let mut file = OpenOptions::new().append(true).create(true).open(path).unwrap();
+            (from..to).for_each(|n| file.write_all(&record(n)).unwrap());
+        }
+    };
+    fill(0, 10);
+    set(&logs[0], "retain_age", "4s").unwrap();
+    set(&logs[1], "retain_age", "2s").unwrap();
+    set(&logs[2], "retain_age", "1s").unwrap();
+    set(&logs[2], "keep_min", "3000").unwrap();
+    // Attributes are all that is asked for: nothing is written, and nothing is read.
+    let heads = |at: [&str; 4]| {
+        let now = || logs.iter().map(|log| get(log, "head")).collect::<Vec<_>>();
+        assert!(eventually(Duration::from_secs(30), || now() == at), "{:?} is not {at:?}", now());
+    };
+    heads(["10000", "10000", "7000", "0"]);
+    fill(10, 20);
+    heads(["20000", "20000", "17000", "0"]);
+    let appends = mount.status("appends");
+    // Also after a mount in which nothing is written.
+    fill(20, 21);
+    mount.umount();
+    let mount = Mount::new(&image);
+    let logs = ["short", "shorter", "kept", "log"].map(|name| mount.path().join(name));
+    let now = || logs.iter().map(|log| get(log, "head")).collect::<Vec<_>>();
+    assert!(eventually(Duration::from_secs(30), || now() == ["21000", "21000", "18000", "0"]), "{:?}", now());
+    assert_eq!((appends, mount.status("appends")), (80, 0));
+    mount.umount();
+}
+
+#[test]
 fn a_store_grows_with_its_file_mounted_or_not() {
     let image = Image::new(64 * MIB);
     let path = image.path();

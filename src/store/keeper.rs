@@ -2,7 +2,8 @@
 //!
 //! Its thread sleeps without a timeout while nothing was appended. The first append after that wakes it; from then on
 //! no accepted byte waits longer than the flush interval. When the store has been idle for a while it brings the
-//! stable mark on the device up to date; when a segment was opened it writes a checkpoint.
+//! stable mark on the device up to date; when a segment was opened it writes a checkpoint; when a record becomes too old it
+//! has it let go (`expiry`).
 
 use crate::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -116,10 +117,12 @@ pub fn start(store: &Arc<LogStructuredStore>) {
         let mut idle_for = None;
         loop {
             let Some(store) = weak.upgrade() else { return };
-            let Some(dirty) = store.keeper.wait_dirty(idle_for) else { return };
+            let Some(dirty) = store.keeper.wait_dirty(idle_for.or_else(|| store.sleep())) else { return };
             if !dirty {
-                store.flusher.mark();
-                idle_for = None;
+                match idle_for.take() {
+                    Some(_) => store.flusher.mark(),
+                    None => store.wake(),
+                }
                 continue;
             }
             if !store.keeper.wait_interval() {
@@ -139,6 +142,9 @@ impl LogStructuredStore {
     /// What the keeper does when the flush interval is over: flush what was accepted, and checkpoint if due. For a
     /// simulator that keeps time itself.
     pub fn tick(&self) {
+        if !self.retention_is_due() {
+            self.expiry.postponed();
+        }
         // Cleared first: what is accepted from here on asks for the next tick.
         self.keeper.dirty.store(false, Ordering::SeqCst);
         self.clock.tick();

@@ -11,7 +11,7 @@
 //! - `append`, `placing`, `flusher`, `commit`, `keeper`: from an append to stable media
 //! - `read`, `reads`, `walk`, `chunks`, `blockwise`: back again
 //! - `summaries`, `cleaner`, `reclaim`: full segments summed up, emptied and let go; `ranges`: where each log lies
-//! - `trim`, `retention`: the old ends of logs are let go, by hand and by rule; `moment`: since when
+//! - `trim`, `retention`: the old ends of logs are let go, by hand and by rule; `moment`: since when, `expiry`: until when
 //! - `grow`: more segments
 //! - `close`, `stats`, `audit`: the end, figures, and whether they are right
 //! - `behind`: what a broken frame was, and where the log goes on
@@ -32,6 +32,7 @@ mod close;
 mod commit;
 mod create;
 mod error;
+mod expiry;
 mod flusher;
 mod frames;
 mod geometry;
@@ -115,6 +116,7 @@ pub struct LogStructuredStore {
     reclaimer: Arc<reclaim::Reclaimer>,
     space_counters: reclaim::SpaceCounters,
     retention: retention::Retention,
+    expiry: expiry::Expiry,
     /// Which mounts the frames are of, this one the last.
     mounts: mounts::Mounts,
     /// Held across the device's work by whoever writes a checkpoint: never taken by a thread that completes or serves.

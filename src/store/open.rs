@@ -131,6 +131,7 @@ impl LogStructuredStore {
             reclaimer: Arc::default(),
             space_counters: super::reclaim::SpaceCounters::default(),
             retention: super::retention::Retention::default(),
+            expiry: super::expiry::Expiry::default(),
             mounts,
             superblock: superblock.clone(),
             recovery_lsn: AtomicU64::new(recovered.from),

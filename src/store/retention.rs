@@ -7,6 +7,7 @@
 use crate::sync::atomic::{AtomicU64, Ordering};
 
 use super::LogStructuredStore;
+use super::expiry::Firsts;
 use super::ranges::Range;
 use super::types::{LogId, StoreError};
 use crate::format::catalog::FLAG_DROP_OLDEST;
@@ -15,7 +16,7 @@ use crate::format::{CatalogEntry, ROOT_ID};
 /// No limit, said explicitly: 0 is the store's default.
 pub const NO_LIMIT: u64 = u64::MAX;
 /// Heads are looked at so often, in ns.
-const EVERY: u64 = 1_000_000_000;
+pub(super) const EVERY: u64 = 1_000_000_000;
 
 /// What a log may keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -93,37 +94,58 @@ impl LogStructuredStore {
         self.retention.last_ns.store(now, Ordering::Relaxed);
         let store = self.store_policy();
         let ids: Vec<LogId> = self.catalog.tree.read().ids().collect();
+        let (before, mut firsts, mut next) = (self.expiry.begin(), Firsts::default(), None);
         for id in ids {
-            match self.retain_one(id, &store, now) {
-                Ok(()) => {}
+            match self.retain_one(id, &store, now, &before, &mut firsts) {
+                Ok(due) => next = next.into_iter().chain(due).min(),
                 // One that can't be read, or is gone meanwhile, keeps no other from being looked at.
                 Err(error @ (StoreError::Io(_) | StoreError::NotFound)) => {
                     log::warn!("{}: the limits of log {id} can't be kept: {error}", self.io.describe());
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    self.expiry.postponed();
+                    return Err(error);
+                }
             }
         }
+        self.expiry.end(firsts, next);
         Ok(())
     }
 
-    fn retain_one(&self, id: LogId, store: &StorePolicy, now: u64) -> Result<(), StoreError> {
+    /// Gives the time at which the log has something that is too old, if it ever has.
+    fn retain_one(
+        &self,
+        id: LogId,
+        store: &StorePolicy,
+        now: u64,
+        before: &Firsts,
+        firsts: &mut Firsts,
+    ) -> Result<Option<u64>, StoreError> {
         let (policy, head, size, first_ns) = {
-            let Some(log) = self.catalog.lock(id) else { return Ok(()) };
-            let first = log.ranges.iter().next().map_or(now, |range| range.time_ns);
+            let Some(log) = self.catalog.lock(id) else { return Ok(None) };
+            let range = || log.ranges.iter().next().map_or(now, |range| range.time_ns);
+            let first = before.time(id, log.entry.head).unwrap_or_else(range);
             (store.of(&log.entry), log.entry.head, log.entry.size, first)
         };
         let mut wanted = head;
         if let Some(bytes) = policy.retain_bytes.filter(|bytes| size - head > *bytes) {
             wanted = wanted.max(self.head_for(id, size, bytes)?);
         }
-        if let Some(age) = policy.retain_age_ns.filter(|age| first_ns.saturating_add(*age) < now) {
+        let aged = policy.retain_age_ns.filter(|age| first_ns.saturating_add(*age) < now);
+        if let Some(age) = aged {
             wanted = wanted.max(self.head_since(id, now.saturating_sub(age))?);
         }
+        let mut begins = head;
         if wanted > head {
             let trimmed = self.raise_head(id, wanted)?;
             self.retention.expired.fetch_add(trimmed.head - trimmed.before, Ordering::Relaxed);
+            begins = trimmed.head;
         }
-        Ok(())
+        // What was found out stays known.
+        if let Some(time_ns) = before.time(id, begins) {
+            firsts.know(id, begins, time_ns);
+        }
+        self.next_expiry(id, &policy, (begins, first_ns), aged.is_some() || begins > head, firsts)
     }
 
     /// The store gives up its oldest when it is full, and there is something to give up.

@@ -208,6 +208,17 @@ impl LogStructuredStore {
         Ok(search)
     }
 
+    /// When the record at `offset` was written, if there is one. Waits for the device.
+    pub(super) fn time_at(&self, log: LogId, offset: u64) -> Result<Option<u64>, StoreError> {
+        let located = {
+            let state = self.catalog.lock(log).ok_or(StoreError::NotFound)?;
+            state.locate(offset, &self.shape)
+        };
+        let Some((range, _, lsn)) = located else { return Ok(None) };
+        let found = self.find_record(log, &range, lsn, |record| record.offset + record.value > offset)?;
+        Ok(found.found.map(|record| record.time_ns))
+    }
+
     /// `head`, or below it so that as many bytes stay as the log is to keep.
     pub(super) fn kept(&self, log: LogId, head: u64) -> Result<u64, StoreError> {
         let (size, policy) = {
