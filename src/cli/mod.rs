@@ -11,6 +11,7 @@ mod dump;
 mod failure;
 mod format;
 mod grow;
+mod limits;
 mod logging;
 mod mount;
 mod mounts;
