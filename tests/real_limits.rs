@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use llamafs::fs::{READ_BYTES, USER_SNAPSHOTS};
+use llamafs::fs::{Limits, USERS};
 use support::{LARGEST, Store, Watchdog, record, walk};
 
 const FLOODERS: u32 = 8;
@@ -109,14 +109,14 @@ fn a_flood_of_handles_reads_and_writes_leaves_memory_bounded_and_others_served()
         drop(flooder.stdin.take());
         assert!(flooder.wait().unwrap().success());
     }
-    assert!(peak < BOUND_KIB + (READ_BYTES as u64 >> 10), "{peak} KiB");
+    assert!(peak < BOUND_KIB + (Limits::default().read_memory as u64 >> 10), "{peak} KiB");
     watchdog.stop();
     drop((log, reader));
     assert_eq!(walk(File::open(store.log()).unwrap()).next[&1], number);
     store.umount();
 }
 
-/// Opens control files as a user until it is refused, and says by which errno.
+/// Opens a file as a user until it is refused, and says by which errno.
 fn opened_by(uid: u32, status: &Path) -> Child {
     let script = "import sys, time\nopened = []\ntry:\n  while True: opened.append(open(sys.argv[1]))\nexcept OSError as \
                   error: print(len(opened), error.errno, flush=True)\nsys.stdin.read()\n";
@@ -152,6 +152,7 @@ fn control_files_held_open_by_many_users_keep_nobody_else_out() {
     std::fs::create_dir(&store.mountpoint).unwrap();
     store.mount();
     let status = store.mountpoint.join(".llamafs/status");
+    let most = Limits::default().control_files;
     let mut users = Vec::new();
     let mut count = 0;
     for user in 0.. {
@@ -160,15 +161,15 @@ fn control_files_held_open_by_many_users_keep_nobody_else_out() {
         users.push(child);
         count += opened;
         // Each has its own limit, and all together have one.
-        if count == llamafs::fs::ALL_SNAPSHOTS && opened == 0 {
+        if count == most * USERS && opened == 0 {
             assert_eq!(errno, libc::ENFILE);
             break;
         }
-        assert_eq!((opened, errno), (USER_SNAPSHOTS, libc::EMFILE));
+        assert_eq!((opened, errno), (most, libc::EMFILE));
     }
     // Root looks on, and a log is read and written by whoever may.
     assert_eq!(store.status("control_handles").parse(), Ok(count));
-    let mine: Vec<File> = (0..USER_SNAPSHOTS).map(|_| File::open(&status).unwrap()).collect();
+    let mine: Vec<File> = (0..most).map(|_| File::open(&status).unwrap()).collect();
     let error = File::open(&status).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EMFILE));
     OpenOptions::new().append(true).open(store.log()).unwrap().write_all(b"record").unwrap();
@@ -179,6 +180,42 @@ fn control_files_held_open_by_many_users_keep_nobody_else_out() {
     }
     // The kernel says in its own time that they are closed.
     while store.status("control_handles") != "0" {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    store.umount();
+}
+
+#[test]
+fn each_limit_is_a_mount_option_with_an_errno() {
+    let mut store = Store::make(64 << 20, false);
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    store.mountpoint = dir.path().join("mnt");
+    std::fs::create_dir(&store.mountpoint).unwrap();
+    store.mount_with("max_logs=3,max_dirs=1,name_max=20,user_handles=5,max_handles=8,control_files=2");
+    let path = |name: &str| store.mountpoint.join(name);
+    let errno = |result: std::io::Result<()>| result.err().and_then(|error| error.raw_os_error());
+    let make = |name: &str| errno(File::create(path(name)).map(drop));
+    assert_eq!((make("one"), make("two"), make("three")), (None, None, Some(libc::ENOSPC)));
+    assert_eq!(errno(std::fs::create_dir(path("d"))), None);
+    assert_eq!(errno(std::fs::create_dir(path("e"))), Some(libc::ENOSPC));
+    let free = Command::new("df").args(["--output=iavail"]).arg(&store.mountpoint).output().unwrap();
+    assert_eq!(String::from_utf8(free.stdout).unwrap().split_whitespace().last(), Some("0"));
+    std::fs::remove_file(path("one")).unwrap();
+    assert_eq!((make(&"x".repeat(21)), make(&"x".repeat(20))), (Some(libc::ENAMETOOLONG), None));
+    let control = path(".llamafs/status");
+    let open: Vec<File> = (0..2).map(|_| File::open(&control).unwrap()).collect();
+    assert_eq!(errno(File::open(&control).map(drop)), Some(libc::EMFILE));
+    drop(open);
+    let mut first = opened_by(5000, &path("log"));
+    assert_eq!(told(&mut first), (5, libc::EMFILE));
+    let mut second = opened_by(5001, &path("log"));
+    assert_eq!(told(&mut second), (3, libc::ENFILE));
+    // Root is never kept out.
+    let open: Vec<File> = (0..50).map(|_| File::open(path("log")).unwrap()).collect();
+    drop((open, first.stdin.take(), second.stdin.take()));
+    assert!(first.wait().unwrap().success() && second.wait().unwrap().success());
+    while store.status("user_handles") != "0" {
         std::thread::sleep(Duration::from_millis(5));
     }
     store.umount();

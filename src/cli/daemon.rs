@@ -162,6 +162,7 @@ fn spec(device: &Path, mountpoint: &Path, options: &MountOptions) -> MountSpec {
         source: device.display().to_string(),
         allow_other: options.allow_other || nix::unistd::geteuid().is_root(),
         sync: options.sync,
+        limits: options.limits,
         read_only: options.store.read_only,
         noexec: options.noexec,
         parallel: options.parallel,

@@ -12,6 +12,7 @@ mod dump;
 mod failure;
 mod format;
 mod grow;
+mod limits;
 mod logging;
 mod mount;
 mod mounts;

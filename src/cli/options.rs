@@ -7,7 +7,8 @@ use std::str::FromStr;
 use crate::store::types::{OnError, StoreOptions, Tail};
 
 use super::failure::Failure;
-use crate::fs::size;
+use super::limits;
+use crate::fs::{Limits, size};
 
 /// Longest flush interval that may be asked for: a minute.
 const FLUSH_MS: RangeInclusive<u64> = 1..=60_000;
@@ -55,13 +56,16 @@ const IGNORED: &[&str] = &[
 const IGNORED_WITH_VALUE: &[&str] = &["comment=", "x-", "X-", "uhelper=", "helper=", "fsname=", "subtype="];
 /// What the message on an unknown option lists.
 const KNOWN: &str = "rw, ro, sync, parallel, flush_ms=N, tail=rewrite|pad, errors=remount-ro|shutdown, \
-                     allow_other, ring_size=N, buffer_size=SIZE, log=FILE";
+                     allow_other, ring_size=N, buffer_size=SIZE, log=FILE, max_logs=N, max_dirs=N, name_max=N, \
+                     max_handles=N, user_handles=N, control_files=N, read_memory=SIZE, append_memory=SIZE";
 
 /// What a mount was asked to be.
 #[derive(Debug, Clone, Default)]
 pub struct MountOptions {
     /// Settings of the store.
     pub store: StoreOptions,
+    /// What nobody may exhaust.
+    pub limits: Limits,
     /// Every append is durable before its write returns.
     pub sync: bool,
     /// Each opener of a log appends by itself.
@@ -121,6 +125,7 @@ impl MountOptions {
             ("flush_ms" | "ring_size" | "buffer_size" | "log", _) => {
                 return Err(Failure::usage(format!("mount option `{option}` needs a value: `{name}=...`")));
             }
+            _ if limits::take(self, name, value)? => {}
             _ => {
                 return Ok(
                     IGNORED.contains(&option) || IGNORED_WITH_VALUE.iter().any(|prefix| option.starts_with(prefix))
@@ -136,7 +141,7 @@ fn choice(option: &str, known: &str) -> Failure {
 }
 
 /// A whole number within its limits.
-fn number<T>(name: &str, value: &str, range: RangeInclusive<T>) -> Result<T, Failure>
+pub fn number<T>(name: &str, value: &str, range: RangeInclusive<T>) -> Result<T, Failure>
 where
     T: FromStr + PartialOrd + std::fmt::Display,
 {

@@ -159,7 +159,13 @@ impl LlamaFs {
         let (capacity, available) = self.inner.store.usage();
         let (nodes, nodes_free) = self.inner.store.node_counts();
         let block = u64::from(StatFs::BLOCK);
-        StatFs { blocks: capacity / block, free: available / block, files: nodes + nodes_free, files_free: nodes_free }
+        StatFs {
+            blocks: capacity / block,
+            free: available / block,
+            files: nodes + nodes_free,
+            files_free: nodes_free,
+            name_max: u32::try_from(self.inner.settings.limits.name_max).unwrap_or(u32::MAX),
+        }
     }
 
     /// `access`, where the kernel asks: it checks the bits itself under `default_permissions`.

@@ -55,7 +55,13 @@ impl LlamaFs {
         self.inner.store.change(change, Box::new(done));
     }
 
+    /// A name that nothing had before. What has a longer one, from another mount, keeps it.
+    fn check_name(&self, name: &[u8]) -> Result<(), Errno> {
+        if name.len() > self.inner.settings.limits.name_max { Err(Errno::ENAMETOOLONG) } else { Ok(()) }
+    }
+
     fn create_change(&self, new: &New<'_>, kind: NodeKind) -> Result<Change, Errno> {
+        self.check_name(new.name)?;
         Ok(Change::Create {
             parent: self.place(new.parent, new.name)?,
             name: new.name.to_vec(),
@@ -69,25 +75,32 @@ impl LlamaFs {
     /// `open` with `O_CREAT`, where the kernel found no such name. What is new may be opened in any way: a descriptor
     /// without `O_APPEND` writes exactly at the end, or not at all.
     pub fn create(&self, new: &New<'_>, flags: i32, reply: impl Reply<Created>) {
-        let change = match self.create_change(new, NodeKind::Log) {
+        let change = self.create_change(new, NodeKind::Log);
+        let change = match change.and_then(|change| self.inner.handles.take(new.uid).map(|()| change)) {
             Ok(change) => change,
             Err(errno) => return reply.send(Err(errno)),
         };
         let (parent, name, uid, fs) = (new.parent, new.name.to_vec(), new.uid, self.clone());
+        let opened = move |inner: &Inner, changed: &Changed| {
+            let log = inner.logs.insert(&changed.node).ok_or(Errno::EIO)?;
+            let opened = open_log(flags & libc::O_ACCMODE | libc::O_APPEND, inner.settings.cached_reads)?;
+            let attr = attr(inner, Node::Log(log.id))?;
+            log.open();
+            Ok((attr, own_handle(inner, opened, uid)))
+        };
         let then = move |inner: &Inner, result: Result<Changed, StoreError>| match result {
-            Ok(changed) => {
-                let log = inner.logs.insert(&changed.node).ok_or(Errno::EIO)?;
-                log.open();
-                let opened = open_log(flags & libc::O_ACCMODE | libc::O_APPEND, inner.settings.cached_reads)?;
-                Ok((attr(inner, Node::Log(log.id))?, own_handle(inner, opened)))
-            }
+            Ok(changed) => opened(inner, &changed).inspect_err(|_| inner.handles.give(uid)),
             // Somebody else was faster.
             Err(StoreError::Exists) if flags & libc::O_EXCL == 0 => {
+                inner.handles.give(uid);
                 let attr = fs.lookup(parent, &name)?;
                 let opened = fs.open_now(attr.ino, flags, uid)?;
                 Ok((attr, opened))
             }
-            Err(error) => Err(error.into()),
+            Err(error) => {
+                inner.handles.give(uid);
+                Err(error.into())
+            }
         };
         self.change(change, then, reply);
     }
@@ -147,7 +160,8 @@ impl LlamaFs {
             libc::RENAME_EXCHANGE => RenameHow::Exchange,
             _ => return reply.send(Err(Errno::EINVAL)),
         };
-        let (parent, new_parent) = match (self.place(from.0, from.1), self.place(to.0, to.1)) {
+        let target = self.check_name(to.1).and_then(|()| self.place(to.0, to.1));
+        let (parent, new_parent) = match (self.place(from.0, from.1), target) {
             (Ok(parent), Ok(new_parent)) => (parent, new_parent),
             (Err(errno), _) | (_, Err(errno)) => return reply.send(Err(errno)),
         };

@@ -75,6 +75,7 @@ fn status(inner: &Inner) -> Value {
         map.insert("reading_bytes".into(), json!(reading));
         map.insert("waiting_reads".into(), json!(waiting));
         map.insert("control_handles".into(), json!(inner.snapshots.lock().count()));
+        map.insert("user_handles".into(), json!(inner.handles.count()));
         let (times, files) = inner.views.lock().counts();
         map.insert("view_times".into(), json!(times));
         map.insert("view_files".into(), json!(files));

@@ -6,13 +6,11 @@ use std::time::Duration;
 use super::inode::{CONTROL_NAME, ControlFile, MOMENTS_NAME, Node, RETAINED_NAME, View};
 use super::types::{Attr, Entry, Errno, Kind};
 use super::views::RETAINED;
-use super::{LlamaFs, attr, changes, view};
+use super::{Limits, LlamaFs, attr, changes, view};
 use crate::store::types::{NodeId, NodeKind, ROOT_ID};
 
 /// How long the kernel may keep a name: only its own calls change names.
 const NAME_VALID: Duration = Duration::from_secs(60);
-/// Longest name, as everywhere in Linux.
-const NAME_MAX: usize = 255;
 /// Places in a directory: behind `.`, behind `..`, behind `/.llamafs/retained` and `/.llamafs/at`, behind the node with id n
 /// (this and n), behind `/.llamafs`.
 const BEHIND_SELF: u64 = 1;
@@ -27,7 +25,7 @@ const BATCH: usize = 512;
 impl LlamaFs {
     /// The inode of a name.
     pub fn lookup(&self, parent: u64, name: &[u8]) -> Result<Attr, Errno> {
-        if name.len() > NAME_MAX {
+        if name.len() > Limits::NAME_MAX {
             return Err(Errno::ENAMETOOLONG);
         }
         let node = match Node::of(parent).ok_or(Errno::ENOENT)? {

@@ -12,6 +12,7 @@ mod flags;
 mod gate;
 mod held;
 mod inode;
+mod limits;
 mod locks;
 mod logs;
 mod open;
@@ -34,24 +35,18 @@ use parking_lot::Mutex;
 use crate::store::LogStructuredStore;
 use finder::Finder;
 use gate::{Backlog, Gate};
+use limits::Handles;
+pub use limits::Limits;
 use locks::Locks;
 pub use locks::{ALL_LOCKS, USER_LOCKS};
 use logs::Logs;
 use snapshots::Snapshots;
-pub use snapshots::{ALL_SNAPSHOTS, USER_SNAPSHOTS};
+pub use snapshots::USERS;
 pub use tail::{NoPageCache, PageCache};
-pub use turns::READ_BYTES;
 use turns::Turns;
 pub use types::{Errno, Reply};
 use views::Views;
 pub use views::{MOMENTS, VIEW_FILES};
-
-/// Bytes of appends that may wait for room in the ring before a worker is held up.
-///
-/// An append that finds the ring full is copied and queued, so that its worker goes on. The kernel holds a file's
-/// inode lock over each append, so one log queues at most one request; the bound only matters with many logs, and
-/// keeps the daemon's memory known.
-pub const BACKLOG_BYTES: usize = 32 << 20;
 
 /// What a mount decides about its file system.
 #[derive(Debug, Clone, Default)]
@@ -68,6 +63,8 @@ pub struct FsSettings {
     /// `-o parallel`: each opener of a log gets an inode of its own in the kernel, so that no lock of the kernel's keeps
     /// one from appending while another does. The transport has to give `LlamaFs::entry`'s numbers and to pass locks on.
     pub parallel: bool,
+    /// What nobody may exhaust.
+    pub limits: Limits,
     /// Where it is mounted, for `status`.
     pub mountpoint: String,
     /// The mount options as given, for `status`.
@@ -89,6 +86,7 @@ struct Inner {
     gate: Gate,
     backlog: Backlog,
     turns: Turns,
+    handles: Handles,
     snapshots: Mutex<Snapshots>,
     views: Mutex<Views>,
     finder: Finder,
@@ -104,7 +102,8 @@ impl LlamaFs {
     /// The file system of `store`. `page_cache` is the kernel's cache of what readers have read.
     pub fn new(store: Arc<LogStructuredStore>, settings: FsSettings, page_cache: Box<dyn PageCache>) -> Self {
         let logs = Logs::new(&store.logs());
-        let snapshots = Snapshots::new(settings.uid);
+        let (limits, uid) = (settings.limits, settings.uid);
+        let snapshots = Snapshots::new(uid, limits.control_files);
         Self {
             inner: Arc::new(Inner {
                 store,
@@ -112,8 +111,9 @@ impl LlamaFs {
                 logs,
                 page_cache,
                 gate: Gate::default(),
-                backlog: Backlog::new(BACKLOG_BYTES),
-                turns: Turns::new(READ_BYTES),
+                backlog: Backlog::new(limits.append_memory),
+                turns: Turns::new(limits.read_memory),
+                handles: Handles::new(&limits, uid),
                 snapshots: Mutex::new(snapshots),
                 views: Mutex::new(Views::new()),
                 finder: Finder::default(),

@@ -16,15 +16,17 @@ use super::inode::{ControlFile, Node};
 use super::types::{Errno, Opened, Reply};
 use super::{Inner, LlamaFs, changes, control, view};
 
-/// Handle of a descriptor that reads through the page cache.
+/// Handle of a descriptor that reads through the page cache; in the lowest bits of those that are given out.
 pub const FH_CACHED: u64 = 1;
-/// Handle of a descriptor that goes past it.
+/// Handle of a descriptor that goes past it; the same.
 pub const FH_DIRECT: u64 = 2;
 /// Handles of control files' snapshots begin here.
 pub const FH_FIRST_SNAPSHOT: u64 = 16;
-/// Handles of descriptors that go past the page cache, each its own, begin here: what is locked through one is unlocked
-/// when it is released.
-const FH_FIRST_OPENER: u64 = 1 << 62;
+/// Bit of the handles of all other descriptors. Below it is the user, and below that how it reads, or a number: with
+/// `parallel` each has its own, as what is locked through one is unlocked when it is released.
+const FH_OPENED: u64 = 1 << 62;
+const FH_USER_SHIFT: u32 = 30;
+const FH_NUMBERS: u64 = 1 << FH_USER_SHIFT;
 
 /// Whether these flags open for writing.
 fn writes(flags: i32) -> bool {
@@ -45,12 +47,24 @@ pub fn open_log(flags: i32, cached_reads: bool) -> Result<Opened, Errno> {
     Ok(Opened { fh: FH_DIRECT, direct_io: true, keep_cache: false })
 }
 
-/// What is locked through a descriptor must be told from what is locked through another.
-pub fn own_handle(inner: &Inner, opened: Opened) -> Opened {
-    if !inner.settings.parallel {
-        return opened;
-    }
-    Opened { fh: FH_FIRST_OPENER + inner.openers.fetch_add(1, Ordering::Relaxed), ..opened }
+/// A descriptor that reads through the page cache.
+pub fn is_cached(fh: u64) -> bool {
+    fh == FH_CACHED || fh & FH_OPENED != 0 && fh % FH_NUMBERS == FH_CACHED
+}
+
+/// Whose descriptor it is, if it is counted.
+fn user_of(fh: u64) -> Option<u32> {
+    u32::try_from((fh & !FH_OPENED) >> FH_USER_SHIFT).ok().filter(|_| fh & FH_OPENED != 0)
+}
+
+/// A handle that tells whose it is, for whom it has been taken. With `parallel` it is told from any other.
+pub fn own_handle(inner: &Inner, opened: Opened, uid: u32) -> Opened {
+    let number = if inner.settings.parallel && opened.fh == FH_DIRECT {
+        FH_FIRST_SNAPSHOT + inner.openers.fetch_add(1, Ordering::Relaxed) % (FH_NUMBERS - FH_FIRST_SNAPSHOT)
+    } else {
+        opened.fh
+    };
+    Opened { fh: FH_OPENED | u64::from(uid) << FH_USER_SHIFT | number, ..opened }
 }
 
 impl LlamaFs {
@@ -61,30 +75,45 @@ impl LlamaFs {
     }
 
     pub(super) fn open_now(&self, ino: u64, flags: i32, uid: u32) -> Result<Opened, Errno> {
+        if let Some(Node::File(file)) = Node::of(ino).filter(|node| *node != Node::File(ControlFile::Device)) {
+            return self.open_text(file, flags, uid);
+        }
+        self.inner.handles.take(uid)?;
+        let opened = self.open_counted(ino, flags);
+        if opened.is_err() {
+            self.inner.handles.give(uid);
+        }
+        Ok(own_handle(&self.inner, opened?, uid))
+    }
+
+    fn open_text(&self, file: ControlFile, flags: i32, uid: u32) -> Result<Opened, Errno> {
+        if writes(flags) || flags & libc::O_TRUNC != 0 {
+            return Err(Errno::EACCES);
+        }
+        self.inner.snapshots.lock().check(uid, 0)?;
+        let text = control::text(&self.inner, file);
+        let fh = self.inner.snapshots.lock().keep(uid, text.into_bytes())?;
+        Ok(Opened { fh, direct_io: true, keep_cache: false })
+    }
+
+    fn open_counted(&self, ino: u64, flags: i32) -> Result<Opened, Errno> {
+        let direct = Opened { fh: FH_DIRECT, direct_io: true, keep_cache: false };
         match Node::of(ino).ok_or(Errno::ENOENT)? {
             Node::Root | Node::Directory(_) | Node::Control | Node::Moments => Err(Errno::EISDIR),
             Node::View(view) if view.directory => Err(Errno::EISDIR),
             Node::View(_) if writes(flags) || flags & libc::O_TRUNC != 0 => Err(Errno::EACCES),
             Node::View(file) => {
                 view::open(&self.inner, file)?;
-                Ok(own_handle(&self.inner, Opened { fh: FH_DIRECT, direct_io: true, keep_cache: false }))
+                Ok(direct)
             }
             Node::Log(id) => {
                 // Removed since its name was looked up: the kernel looks again, and may make a new one.
                 let log = self.inner.logs.get(id).ok_or(Errno::ESTALE)?;
                 let opened = open_log(flags, self.inner.settings.cached_reads)?;
-                if log.open() { Ok(own_handle(&self.inner, opened)) } else { Err(Errno::ESTALE) }
+                if log.open() { Ok(opened) } else { Err(Errno::ESTALE) }
             }
             Node::File(_) if writes(flags) || flags & libc::O_TRUNC != 0 => Err(Errno::EACCES),
-            Node::File(ControlFile::Device) => {
-                Ok(own_handle(&self.inner, Opened { fh: FH_DIRECT, direct_io: true, keep_cache: false }))
-            }
-            Node::File(file) => {
-                self.inner.snapshots.lock().check(uid, 0)?;
-                let text = control::text(&self.inner, file);
-                let fh = self.inner.snapshots.lock().keep(uid, text.into_bytes())?;
-                Ok(Opened { fh, direct_io: true, keep_cache: false })
-            }
+            Node::File(_) => Ok(direct),
         }
     }
 
@@ -93,8 +122,9 @@ impl LlamaFs {
         if let Some(node) = Node::of(ino) {
             self.inner.locks.released(node.ino(), fh);
         }
-        if (FH_FIRST_SNAPSHOT..FH_FIRST_OPENER).contains(&fh) {
-            self.inner.snapshots.lock().forget(fh);
+        match user_of(fh) {
+            Some(uid) => self.inner.handles.give(uid),
+            None => self.inner.snapshots.lock().forget(fh),
         }
         let node = Node::of(ino);
         if let Some(Node::View(file)) = node {

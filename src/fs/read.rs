@@ -1,8 +1,7 @@
 //! Reading: logs, the raw device and the snapshots of the control tree.
 
 use super::inode::{ControlFile, Node};
-use super::open::FH_CACHED;
-use super::turns::READ_BYTES;
+use super::open::is_cached;
 use super::types::{Errno, Read, Reply};
 use super::{Inner, LlamaFs, view};
 use crate::store::types::{LogId, StoreError};
@@ -11,7 +10,7 @@ impl LlamaFs {
     /// `read`. Fewer bytes than asked for only at the end.
     pub fn read(&self, read: Read, reply: impl Reply<Vec<u8>>) {
         // The kernel asks for a megabyte at most; what another transport asks for is bounded here.
-        let read = Read { len: read.len.min(READ_BYTES), ..read };
+        let read = Read { len: read.len.min(self.inner.settings.limits.read_memory), ..read };
         if let Some(Node::View(file)) = Node::of(read.ino).filter(|node| node.log().is_some()) {
             return self.read_view(file, read, reply);
         }
@@ -50,7 +49,7 @@ impl LlamaFs {
 
     fn read_log(&self, id: LogId, read: Read, reply: impl Reply<Vec<u8>>) {
         let Some(log) = self.inner.logs.get(id) else { return reply.send(Err(Errno::ENOENT)) };
-        let cached = read.fh == FH_CACHED;
+        let cached = is_cached(read.fh);
         let end = read.offset.saturating_add(read.len as u64);
         let visible = if cached { log.tail.reading(end) } else { log.tail.visible() };
         // Bytes that are there for certain. The kernel takes a short answer to a page for the end of the file and

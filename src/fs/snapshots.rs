@@ -7,13 +7,11 @@ use std::collections::HashMap;
 use super::open::FH_FIRST_SNAPSHOT;
 use super::types::Errno;
 
-/// Control files that one user may have open.
-pub const USER_SNAPSHOTS: usize = 128;
-/// Bytes of their texts, of which one alone may be more.
+/// All users but root and the mounter may have open so many times what one may.
+pub const USERS: usize = 8;
+/// Bytes of texts that one user may have open, of which one alone may be more.
 pub const USER_SNAPSHOT_BYTES: usize = 4 << 20;
-/// Control files that all users but root and the mounter may have open.
-pub const ALL_SNAPSHOTS: usize = 1024;
-/// Bytes of their texts.
+/// The same of all of these.
 pub const ALL_SNAPSHOT_BYTES: usize = 16 << 20;
 
 /// Handles and bytes.
@@ -52,15 +50,17 @@ pub struct Snapshots {
     next: u64,
     /// Who is held against their own limits alone, besides root.
     mounter: u32,
+    /// So many each.
+    most: usize,
     open: HashMap<u64, Snapshot>,
     users: HashMap<u32, Held>,
     all: Held,
 }
 
 impl Snapshots {
-    /// Of a mount by this user.
-    pub fn new(mounter: u32) -> Self {
-        Self { mounter, ..Self::default() }
+    /// Of a mount by this user, `most` for each.
+    pub fn new(mounter: u32, most: usize) -> Self {
+        Self { mounter, most, ..Self::default() }
     }
 
     fn counts(&self, uid: u32) -> bool {
@@ -70,10 +70,10 @@ impl Snapshots {
     /// Whether a text of so many bytes can be kept; asked also before it is made, when its size is not known.
     pub fn check(&self, uid: u32, bytes: usize) -> Result<(), Errno> {
         let user = self.users.get(&uid).copied().unwrap_or_default();
-        if !user.takes(bytes, USER_SNAPSHOTS, USER_SNAPSHOT_BYTES) {
+        if !user.takes(bytes, self.most, USER_SNAPSHOT_BYTES) {
             return Err(Errno::EMFILE);
         }
-        if self.counts(uid) && !self.all.takes(bytes, ALL_SNAPSHOTS, ALL_SNAPSHOT_BYTES) {
+        if self.counts(uid) && !self.all.takes(bytes, self.most * USERS, ALL_SNAPSHOT_BYTES) {
             return Err(Errno::ENFILE);
         }
         Ok(())
@@ -124,9 +124,11 @@ impl Snapshots {
 mod tests {
     use super::*;
 
+    const MOST: usize = 100;
+
     #[test]
     fn a_snapshot_is_read_in_parts_until_it_is_forgotten() {
-        let mut snapshots = Snapshots::new(7);
+        let mut snapshots = Snapshots::new(7, MOST);
         let fh = snapshots.keep(1, b"0123456789".to_vec()).unwrap();
         assert_eq!(snapshots.part(fh, 8, 4).unwrap(), b"89");
         assert_eq!(snapshots.part(fh, u64::MAX, 4).unwrap(), b"");
@@ -137,16 +139,16 @@ mod tests {
 
     #[test]
     fn no_user_and_no_number_of_users_has_all_of_it() {
-        let mut snapshots = Snapshots::new(7);
+        let mut snapshots = Snapshots::new(7, MOST);
         let mut handles = Vec::new();
         for uid in 1000.. {
-            for _ in 0..USER_SNAPSHOTS {
+            for _ in 0..MOST {
                 match snapshots.keep(uid, b"text".to_vec()) {
                     Ok(fh) => handles.push(fh),
                     Err(errno) => assert_eq!(errno, Errno::ENFILE),
                 }
             }
-            if handles.len() == ALL_SNAPSHOTS {
+            if handles.len() == MOST * USERS {
                 break;
             }
             assert_eq!(snapshots.keep(uid, Vec::new()), Err(Errno::EMFILE));
@@ -160,7 +162,7 @@ mod tests {
 
     #[test]
     fn one_large_text_is_always_to_be_had() {
-        let mut snapshots = Snapshots::new(7);
+        let mut snapshots = Snapshots::new(7, MOST);
         let fh = snapshots.keep(1, vec![0; USER_SNAPSHOT_BYTES + 1]).unwrap();
         assert_eq!(snapshots.keep(1, vec![0]), Err(Errno::EMFILE));
         snapshots.forget(fh);

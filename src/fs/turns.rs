@@ -5,8 +5,6 @@ use std::collections::VecDeque;
 
 use parking_lot::Mutex;
 
-/// Bytes of reads under way at one time; one read, whatever its size, always may be.
-pub const READ_BYTES: usize = 16 << 20;
 /// What the smallest read counts for, in bytes: what it needs besides its bytes, and then some.
 const LEAST: usize = 8 << 10;
 
@@ -33,7 +31,7 @@ impl State {
 }
 
 impl Turns {
-    /// At most `limit` bytes at one time.
+    /// At most `limit` bytes at one time; but one read, whatever its size, always may be under way.
     pub fn new(limit: usize) -> Self {
         Self { limit, state: Mutex::default() }
     }

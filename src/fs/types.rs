@@ -227,6 +227,8 @@ pub struct StatFs {
     pub files: u64,
     /// How many more there may be.
     pub files_free: u64,
+    /// Bytes in a name.
+    pub name_max: u32,
 }
 
 impl StatFs {

@@ -365,7 +365,7 @@ impl fuser::Filesystem for Adapter {
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
         let fs = self.fs.statfs();
-        reply.statfs(fs.blocks, fs.free, fs.free, fs.files, fs.files_free, StatFs::BLOCK, 255, StatFs::BLOCK);
+        reply.statfs(fs.blocks, fs.free, fs.free, fs.files, fs.files_free, StatFs::BLOCK, fs.name_max, StatFs::BLOCK);
     }
 
     fn setxattr(

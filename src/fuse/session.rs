@@ -12,7 +12,7 @@ use parking_lot::{Condvar, Mutex};
 use super::adapter::Adapter;
 use super::mount::{self, Mounted, Unmounted};
 use super::{MountError, cache, wire};
-use crate::fs::{FsSettings, LlamaFs};
+use crate::fs::{FsSettings, Limits, LlamaFs};
 use crate::store::LogStructuredStore;
 
 /// How long a request may take to be answered when the daemon is told to stop: a device that does not answer by
@@ -37,6 +37,8 @@ pub struct MountSpec {
     pub source: String,
     /// Other users than the mounter may use it, as the permission bits say.
     pub allow_other: bool,
+    /// What nobody may exhaust.
+    pub limits: Limits,
     /// Every append is durable before it is answered.
     pub sync: bool,
     /// Mount read-only.
@@ -123,6 +125,7 @@ pub fn serve(
         uid: geteuid().as_raw(),
         gid: getegid().as_raw(),
         sync: spec.sync,
+        limits: spec.limits,
         cached_reads: spec.read_only,
         // Where nothing is appended, the page cache is worth more.
         parallel: spec.parallel && !spec.read_only,

@@ -195,6 +195,9 @@ impl LogStructuredStore {
         if kind == NodeKind::Directory && tree.depth(parent) >= MAX_DEPTH {
             return Err(StoreError::NameTooLong);
         }
+        if self.nodes_left(&tree, kind) == 0 {
+            return Err(StoreError::TooMany);
+        }
         self.check_room(tree.bytes + cost(&wanted.name))?;
         let id = tree.next_id;
         if id == ROOT_ID {

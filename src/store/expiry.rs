@@ -69,7 +69,8 @@ impl Firsts {
         self.0.get(&log).filter(|first| first.head == head).map(|first| first.time_ns)
     }
 
-    fn know(&mut self, log: LogId, head: u64, time_ns: u64) {
+    /// It was written then.
+    pub fn know(&mut self, log: LogId, head: u64, time_ns: u64) {
         self.0.insert(log, First { head, time_ns });
     }
 }

@@ -1,6 +1,7 @@
 //! What can be asked of a running store's logs and directories.
 
 use super::LogStructuredStore;
+use super::tree::Tree;
 use super::types::{Listed, LogId, LogInfo, NodeId, NodeInfo, NodeKind, ROOT_ID, StoreError};
 
 impl LogStructuredStore {
@@ -82,7 +83,17 @@ impl LogStructuredStore {
         let tree = self.catalog.tree.read();
         let (logs, directories) = tree.counts();
         let left = self.catalog.limit.saturating_sub(tree.bytes) / super::create::BYTES_PER_NODE;
-        (logs + directories - 1, left)
+        let allowed = [NodeKind::Log, NodeKind::Directory].map(|kind| self.nodes_left(&tree, kind));
+        (logs + directories - 1, left.min(allowed.into_iter().fold(0, u64::saturating_add)))
+    }
+
+    /// How many more logs or directories the mount allows; the root is none of them.
+    pub(super) fn nodes_left(&self, tree: &Tree, kind: NodeKind) -> u64 {
+        let (logs, directories) = tree.counts();
+        match kind {
+            NodeKind::Log => self.options.max_logs.saturating_sub(logs),
+            NodeKind::Directory => self.options.max_dirs.saturating_sub(directories - 1),
+        }
     }
 
     /// Everybody may read every log that the device holds, or held.

@@ -141,6 +141,10 @@ impl LogStructuredStore {
             self.retention.expired.fetch_add(trimmed.head - trimmed.before, Ordering::Relaxed);
             begins = trimmed.head;
         }
+        // What was found out stays known.
+        if let Some(time_ns) = before.time(id, begins) {
+            firsts.know(id, begins, time_ns);
+        }
         self.next_expiry(id, &policy, (begins, first_ns), aged.is_some() || begins > head, firsts)
     }
 

@@ -69,6 +69,10 @@ pub struct StoreOptions {
     pub ring_size: usize,
     /// Bytes in each buffer of the ring.
     pub buffer_size: usize,
+    /// No more logs than these are made.
+    pub max_logs: u64,
+    /// No more directories.
+    pub max_dirs: u64,
     /// The machine's clock, in ns since 1970: a test's own where a test sets it back.
     pub clock: fn() -> u64,
     /// Told of every head that goes up, whoever lets it: the log, where it begins now, and the LSN behind the change. For
@@ -85,6 +89,8 @@ impl Default for StoreOptions {
             errors: OnError::default(),
             ring_size: 4,
             buffer_size: DEFAULT_BUFFER_SIZE,
+            max_logs: u64::MAX,
+            max_dirs: u64::MAX,
             clock: super::clock::now_ns,
             head_raised: |_, _, _| {},
         }
@@ -334,6 +340,9 @@ pub enum StoreError {
     /// No room in a checkpoint for another node or a longer name.
     #[error("the catalog is full: the store was made for fewer logs (format --max-logs)")]
     CatalogFull,
+    /// As many logs or directories as this mount lets be made.
+    #[error("there are as many logs or directories as the mount allows (max_logs, max_dirs)")]
+    TooMany,
     /// The store is closing.
     #[error("the store is closed")]
     Closed,
@@ -364,7 +373,7 @@ impl StoreError {
             Self::Invalid => libc::EINVAL,
             Self::NameTooLong => libc::ENAMETOOLONG,
             Self::WriteOnce => libc::EPERM,
-            Self::CatalogFull => libc::ENOSPC,
+            Self::CatalogFull | Self::TooMany => libc::ENOSPC,
             Self::Closed => libc::ESHUTDOWN,
         }
     }

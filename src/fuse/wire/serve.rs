@@ -274,10 +274,10 @@ fn found_lock(found: &LockAsk) -> Fields {
 
 fn stat_fs(fs: &LlamaFs) -> Fields {
     let figures = fs.statfs();
-    let (longest_name, spare) = (255, [0; 28]);
+    let spare = [0; 28];
     let fields = Fields::default().u64(figures.blocks).u64(figures.free).u64(figures.free);
     let fields = fields.u64(figures.files).u64(figures.files_free);
-    fields.u32(StatFs::BLOCK).u32(longest_name).u32(StatFs::BLOCK).bytes(&spare)
+    fields.u32(StatFs::BLOCK).u32(figures.name_max).u32(StatFs::BLOCK).bytes(&spare)
 }
 
 /// Extended attributes are asked for twice: once for their size.
