@@ -90,3 +90,6 @@ fn serve(device: &Arc<File>, fs: &LlamaFs) -> io::Result<()> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
