@@ -100,11 +100,13 @@ endif
 # is kept beside the corpus; a crash is written to fuzz/artifacts.
 FUZZ_TARGETS ?= decoders recovery control
 FUZZ_SECONDS ?= 3600
+# Longest time for one input, in seconds: more on a machine that does other things too.
+FUZZ_TIMEOUT ?= 30
 fuzz:
 	@for target in $(FUZZ_TARGETS); do \
 		mkdir -p fuzz/found/$$target && \
 		$(CARGO) +nightly fuzz run $$target fuzz/found/$$target fuzz/corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) \
-			-timeout=30 -malloc_limit_mb=64 -rss_limit_mb=2048 -detect_leaks=0 -max_len=8192 || exit 1; \
+			-timeout=$(FUZZ_TIMEOUT) -malloc_limit_mb=64 -rss_limit_mb=2048 -detect_leaks=0 -max_len=8192 || exit 1; \
 	done
 
 # Model checking of the threads around the ring (LLAMAFS_SHUTTLE=100000 for more schedules).

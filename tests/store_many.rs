@@ -19,7 +19,7 @@ fn record(log: u32, number: u64) -> Vec<u8> {
 
 #[test]
 fn readers_of_every_log_see_each_record_as_soon_as_it_is_appended() {
-    let device = Arc::new(SimDevice::new(256 << 20, 1));
+    let device = Arc::new(SimDevice::new(512 << 20, 1));
     let format = FormatOptions { segment_size: Some(4 << 20), ..FormatOptions::default() };
     LogStructuredStore::format(device.clone() as Arc<dyn Device>, &format, &mut |_, _| {}).unwrap();
     let store = LogStructuredStore::open(device as Arc<dyn Device>, StoreOptions::default()).unwrap();

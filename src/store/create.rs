@@ -7,6 +7,7 @@ use super::clock::now_ns;
 use super::error::OpenError;
 use super::geometry::Shape;
 use super::superblocks::{out_of_memory, write_next};
+use super::tree::cost;
 use crate::format::catalog::{ENTRY_FIXED, FLAG_DROP_OLDEST};
 use crate::format::checkpoint::{checkpoint_len, entry_in_checkpoint, index_len, mounts_len, ranges_len};
 use crate::format::superblock::FEATURE_CLEANING;
@@ -125,6 +126,12 @@ pub fn catalog_limit(superblock: &Superblock) -> u64 {
     let points = max_points(superblock.device_bytes);
     let more = index_len(1, points) + mounts_len(MOUNTS);
     superblock.checkpoint_bytes.saturating_sub(checkpoint_len(0, superblock.segment_count, more))
+}
+
+/// Logs and directories that there can be at a time, and more: while the frames behind a checkpoint are read once more,
+/// what they make and remove comes and goes beside what the checkpoint holds.
+pub fn most_nodes(superblock: &Superblock) -> usize {
+    usize::try_from(2 * (catalog_limit(superblock) / cost(b"1") + 1)).unwrap_or(usize::MAX)
 }
 
 /// Make a store of the whole device. Whatever was there is gone; the superblocks come last.

@@ -108,7 +108,7 @@ mod tests {
 
     fn replay(directories: &[(NodeId, NodeId, &str)], logs: &[(NodeId, NodeId, &str)]) -> Replay {
         let shape = Shape { segment_size: 1 << 20, block: 4096, data_start: 1 << 20, segments: 4, max_record: 1 << 14 };
-        let mut replay = Replay::new(shape, 16);
+        let mut replay = Replay::new(shape, 16, usize::MAX);
         for &(id, parent, name) in directories {
             replay.directories.insert(id, entry(id, parent, NodeKind::Directory, name));
         }

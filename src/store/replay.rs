@@ -50,6 +50,8 @@ pub struct Replay {
     gone: BTreeSet<NodeId>,
     /// Logs whose name and beginning nothing tells of.
     made_up: BTreeSet<LogId>,
+    /// Logs and directories, at most: no store has more, and whoever forges one gets no more memory for them.
+    most_nodes: usize,
 }
 
 /// The stable LSN that a frame tells of; 0 if none.
@@ -63,8 +65,8 @@ pub fn stable_told_by(found: &Found) -> Lsn {
 }
 
 impl Replay {
-    /// Nothing yet; a log has at most `max_points` index points.
-    pub fn new(shape: Shape, max_points: usize) -> Self {
+    /// Nothing yet; a log has at most `max_points` index points, and there are at most `most_nodes` logs and directories.
+    pub fn new(shape: Shape, max_points: usize, most_nodes: usize) -> Self {
         Self {
             shape,
             logs: BTreeMap::new(),
@@ -77,12 +79,13 @@ impl Replay {
             known_below: 0,
             gone: BTreeSet::new(),
             made_up: BTreeSet::new(),
+            most_nodes,
         }
     }
 
     /// What a checkpoint knows.
-    pub fn restore(checkpoint: Checkpoint, shape: Shape, max_points: usize) -> Self {
-        let mut replay = Self::new(shape, max_points);
+    pub fn restore(checkpoint: Checkpoint, shape: Shape, max_points: usize, most_nodes: usize) -> Self {
+        let mut replay = Self::new(shape, max_points, most_nodes);
         replay.mounts = Mounts::restore(checkpoint.mounts);
         let mut indexes: BTreeMap<LogId, LogIndex> =
             checkpoint.index.into_iter().map(|index| (index.log_id, index)).collect();
@@ -113,6 +116,15 @@ impl Replay {
         if self.notes.len() < MAX_NOTES {
             self.notes.push(text);
         }
+    }
+
+    /// There is room for another log or directory.
+    fn has_room(&mut self) -> bool {
+        let has_room = self.logs.len() + self.directories.len() < self.most_nodes;
+        if !has_room {
+            self.note("more logs and directories than a checkpoint has room for: the rest is left out".to_owned());
+        }
+        has_room
     }
 
     /// An id is used, once and for all.
@@ -289,6 +301,7 @@ impl Replay {
             || self.gone.contains(&id)
             || self.directories.contains_key(&id)
             || [0, ROOT_ID].contains(&id)
+            || !self.has_room()
         {
             return false;
         }
@@ -328,6 +341,10 @@ impl Replay {
         let (id, parent) = (entry.id, entry.parent);
         self.uses(id);
         if self.gone.contains(&id) {
+            return;
+        }
+        let is_new = !self.logs.contains_key(&id) && !self.directories.contains_key(&id);
+        if is_new && change != CatalogChange::Gone && !self.has_room() {
             return;
         }
         match (change, entry.kind) {

@@ -194,9 +194,10 @@ impl Model {
         lost
     }
 
-    /// A disk that has lied: the store ends at `end`, and `log` has `size` bytes, whatever was promised. What it has more
+    /// A disk that has lied: the store ends at `end`, and `log` has `size` bytes, whatever was promised, of which those
+    /// below `head` are gone and read as zeros. What it has more
     /// than it had is of a mount whose number was used again: `returning` is what the log held then.
-    pub fn cut_by_lie(&mut self, end: u64, log: u32, size: u64, returning: &[Vec<u8>]) {
+    pub fn cut_by_lie(&mut self, end: u64, log: u32, (head, size): (u64, u64), returning: &[Vec<u8>]) {
         self.accepted.split_off(&(end + 1));
         self.durable = self.durable.min(end);
         self.promise(end);
@@ -209,6 +210,8 @@ impl Model {
             known.data.extend_from_slice(&longer[more..]);
         }
         known.data.truncate(size as usize);
+        known.head = head.min(size);
+        known.data[..known.head as usize].fill(0);
         self.now.clone_from(&self.base);
     }
 

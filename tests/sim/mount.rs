@@ -401,7 +401,9 @@ impl World {
             assert!(told, "a log has vanished without a word");
             return false;
         };
-        self.model.cut_by_lie(report.end_lsn, LOG, log.size, &self.returning);
+        // Nobody has let go of anything: a log begins later where all that told of its beginning is lost, and it is told.
+        assert!(log.head == 0 || told, "a log begins at {} and nothing is said", log.head);
+        self.model.cut_by_lie(report.end_lsn, LOG, (log.head, log.size), &self.returning);
         let size = self.model.log(LOG).data.len() as u64;
         let mut offset = 0;
         while offset < size {

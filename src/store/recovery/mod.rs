@@ -19,6 +19,7 @@ pub use known::Source;
 use std::time::Instant;
 
 use super::checkpoints::Loaded;
+use super::create::most_nodes;
 use super::error::OpenError;
 use super::geometry::Shape;
 use super::replay::Replay;
@@ -100,6 +101,7 @@ pub fn recover(
     let shape = Shape::of(superblock);
     let device = || io.describe();
     let failed = |error: IoError| OpenError::Device { device: io.describe(), error };
+    let most_nodes = most_nodes(superblock);
     let mut notes = Vec::new();
     let mut headers = Headers::new();
     let (table, replay, from, epoch, known) = match checkpoints.newest {
@@ -113,7 +115,7 @@ pub fn recover(
                 older.segments.iter().for_each(|entry| table.hold(entry.physical, older.generation));
             }
             let ranges = std::mem::take(&mut checkpoint.ranges);
-            let mut replay = Replay::restore(checkpoint, shape, max_points);
+            let mut replay = Replay::restore(checkpoint, shape, max_points, most_nodes);
             known::Source { io, shape, superblock }.tell(&mut table, &ranges, from, &mut replay).map_err(failed)?;
             (table, replay, from, epoch, stable)
         }
@@ -124,7 +126,7 @@ pub fn recover(
                 device: device(),
                 what: "no checkpoint and no segment header can be read".to_owned(),
             })?;
-            let mut replay = Replay::new(shape, max_points);
+            let mut replay = Replay::new(shape, max_points, most_nodes);
             replay.mounts.begin(MountEntry { epoch, cut_lsn: from, first_lsn: from });
             (table, replay, from, epoch, 0)
         }
