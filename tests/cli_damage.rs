@@ -107,3 +107,36 @@ fn check_repair_and_salvage_answer_with_their_codes() {
     assert_eq!(fs::read(dir.path().join("whole/gaps.json")).unwrap(), b"[]\n");
     assert!(fs::read(&path).unwrap() == before, "salvage has written");
 }
+
+#[test]
+fn a_device_cut_short_below_what_was_acknowledged_is_told_by_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, log) = made(dir.path());
+    let left = record(&path, 100) / 4096 * 4096;
+    OpenOptions::new().write(true).open(&path).unwrap().set_len(left).unwrap();
+    let before = fs::read(&path).unwrap();
+    let nowhere = dir.path().join("mountpoint");
+    fs::create_dir(&nowhere).unwrap();
+    for (arguments, wanted) in [
+        (&["mount", nowhere.to_str().unwrap()][..], 1),
+        (&["mount", nowhere.to_str().unwrap(), "-o", "ro"], 1),
+        (&["status"], 1),
+        (&["cat", "/log"], 1),
+        (&["check"], 8),
+        (&["check", "--repair"], 8),
+    ] {
+        let out = llamafs(arguments, &path);
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(code(&out), wanted, "{arguments:?}: {said}");
+        assert!(said.lines().count() == 1 && said.contains("truncated"), "{arguments:?}: {said}");
+    }
+    let to = dir.path().join("salvaged");
+    let out = llamafs(&["salvage", to.to_str().unwrap()], &path);
+    assert_eq!(code(&out), 1, "{out:?}");
+    let gaps: Vec<serde_json::Value> = serde_json::from_slice(&fs::read(to.join("gaps.json")).unwrap()).unwrap();
+    let (offset, len) = (gaps[0]["offset"].as_u64().unwrap(), gaps[0]["len"].as_u64().unwrap());
+    assert_eq!((gaps.len(), offset + len), (1, log.len() as u64), "what is missing is named: {gaps:?}");
+    let found = fs::read(to.join("logs/log")).unwrap();
+    assert!(offset > 0 && found[..offset as usize] == log[..offset as usize], "what is left is there");
+    assert!(fs::read(&path).unwrap() == before, "nothing was written");
+}

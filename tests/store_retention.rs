@@ -284,3 +284,28 @@ fn what_cannot_be_read_takes_nothing_with_it_that_is_to_stay() {
     store.tick();
     assert_eq!(verify(&store, LOG), 45_000, "it can be read again");
 }
+
+#[test]
+fn a_log_that_cannot_be_read_keeps_no_other_from_keeping_its_limits() {
+    let device = made(FormatOptions { retain_bytes: 20_000, ..FormatOptions::default() });
+    let store = open(&device);
+    let other = make(&store, "other");
+    for n in 0..50 {
+        append(&store, LOG, n);
+    }
+    store.make_stable_now(store.end_lsn()).unwrap();
+    // All of the first log, which is looked at first.
+    device.bad_sectors(place(&device, 0)..place(&device, 49) + 1000);
+    for n in 50..150 {
+        append(&store, other, n);
+    }
+    pass(2);
+    store.tick();
+    assert_eq!(store.log(LOG).unwrap().head, 0, "where it may begin can't be told");
+    assert_eq!(store.log(other).unwrap().head, 80_000);
+    device.heal();
+    pass(2);
+    store.tick();
+    assert_eq!(store.log(LOG).unwrap().head, 30_000);
+    store.audit().unwrap();
+}
