@@ -27,6 +27,7 @@ const SEGMENTS: u64 = 1 << 17;
 const MOST: u64 = 160 * MIB;
 
 /// Peak memory of `llamafs` with these arguments, in bytes; it has to end by itself.
+#[allow(clippy::zombie_processes, reason = "wait4 waits for it")]
 fn peak(arguments: &[&str]) -> u64 {
     let mut command = Command::new("timeout");
     command.args(["300", env!("CARGO_BIN_EXE_llamafs")]).args(arguments);
