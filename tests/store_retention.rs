@@ -225,6 +225,35 @@ fn a_full_store_drops_its_oldest_if_it_is_told_to_and_nothing_that_is_to_be_kept
 }
 
 #[test]
+fn a_store_that_fills_up_before_anybody_looked_at_it_drops_its_oldest_too() {
+    let device = Arc::new(SimDevice::new((1 << 20) + 64 * SEGMENT, 1));
+    let options = FormatOptions {
+        segment_size: Some(SEGMENT as u32),
+        max_record: Some(8 << 10),
+        now_ns: Some(CLOCK.load(Ordering::Relaxed)),
+        drop_oldest: true,
+        ..FormatOptions::default()
+    };
+    LogStructuredStore::format(device.clone() as Arc<dyn Device>, &options, &mut |_, _| {}).unwrap();
+    // With a ring that holds the summaries of all segments.
+    let options = StoreOptions { clock: || CLOCK.load(Ordering::Relaxed), ..StoreOptions::default() };
+    let store = LogStructuredStore::open(device, options).unwrap();
+    let quiet = make(&store, "quiet");
+    store.set_attr(quiet, AttrChange { keep_min: Some(1 << 30), ..AttrChange::default() }).unwrap();
+    let room = store.usage().0 as usize / 1000;
+    // No tick: nothing is summed up before it is needed.
+    for n in 0..3 * room {
+        append(&store, LOG, n);
+        if n % 40 == 0 {
+            append(&store, quiet, n / 40);
+        }
+    }
+    assert_eq!(verify(&store, quiet), 0, "all of it was to be kept");
+    assert!(verify(&store, LOG) > 0);
+    assert!(store.stats().dropped_bytes > 0);
+}
+
+#[test]
 fn a_write_once_store_lets_nothing_go() {
     let device = made(FormatOptions { worm: true, ..FormatOptions::default() });
     let store = open(&device);

@@ -55,8 +55,12 @@ impl LogStructuredStore {
         Ok(Summarised::At { lsn, total: u32::try_from(total).unwrap_or(u32::MAX) })
     }
 
-    /// The summary of a live segment, from the device.
+    /// The summary of a live segment, from the device. One that is still in the ring is brought there.
     pub(super) fn summary_of(&self, sequence: u64) -> Option<Summary> {
+        let written = self.flusher.space().table.get(sequence)?.summary;
+        if let Summarised::At { lsn, total } = written {
+            self.make_stable_now(lsn.saturating_add(u64::from(total))).ok()?;
+        }
         let source = Source { io: &self.io, shape: self.shape, superblock: &self.superblock };
         let place = source.place(&self.flusher.space().table, sequence)?;
         source.summaries(&[place], &self.mounts).pop().flatten()
