@@ -6,11 +6,14 @@
 
 mod sim;
 
+use std::collections::{BTreeMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use llamafs::io::{Device, SimDevice};
 use llamafs::store::{AppendAt, LogStructuredStore, StoreOptions, Tail};
+use parking_lot::Mutex;
 use sim::model::Model;
 use sim::plan::{Disk, Fill, Op, Setup};
 use sim::rng::Rng;
@@ -20,6 +23,8 @@ use sim::world::{LOG, World};
 const SCOPE: usize = 4;
 /// Sectors under way of which every subset is tried; of further ones none and all.
 const SUBSETS_OF: usize = 10;
+/// Bytes of a sector.
+const SECTOR: usize = 512;
 /// A sector may be cut off at any line of this length.
 const LINE: usize = 16;
 /// One in so many disks is also mounted for writing, written to and mounted again.
@@ -55,14 +60,68 @@ fn setup(tail: Tail) -> Setup {
 #[derive(Default)]
 struct Counts {
     sequences: AtomicU64,
+    /// Disks that a power failure may leave.
     disks: AtomicU64,
+    /// Of those: unlike any before in what lies on them, or in what they have to hold.
+    looked_at: AtomicU64,
+    seen: Seen,
     torn: AtomicU64,
     most_sectors: AtomicU64,
 }
 
+/// What was looked at, by hash: what lies on a disk, and what has to.
+struct Seen([Mutex<HashSet<u64>>; 64]);
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Mutex::default()))
+    }
+}
+
+impl Seen {
+    /// True the first time.
+    fn is_new(&self, hash: u64) -> bool {
+        self.0[hash as usize % self.0.len()].lock().insert(hash)
+    }
+}
+
+fn hash_of(what: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    what.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// A disk as the sum of its sectors, so that few changes of it are few steps.
+struct Content {
+    /// Of all sectors that a power failure spares anyway, and of what has to be there.
+    hash: u64,
+    /// Of the sectors that may be otherwise.
+    sectors: BTreeMap<u64, u64>,
+}
+
+impl Content {
+    fn of(stable: &SimDevice, varied: &[(u64, Vec<u8>)], model: &Model) -> Self {
+        let bytes = stable.snapshot();
+        let one = |place: usize, bytes: &[u8]| hash_of((place as u64, bytes));
+        let all = bytes.chunks(SECTOR).enumerate().filter(|(_, sector)| sector.iter().any(|byte| *byte != 0));
+        let hash = all.fold(hash_of(format!("{model:?}")), |hash, (n, sector)| hash ^ one(n * SECTOR, sector));
+        let sector = |place: u64| {
+            let there = &bytes[place as usize..place as usize + SECTOR];
+            if there.iter().any(|byte| *byte != 0) { one(place as usize, there) } else { 0 }
+        };
+        Self { hash, sectors: varied.iter().map(|(place, _)| (*place, sector(*place))).collect() }
+    }
+
+    /// The same with these sectors, of which the last one counts.
+    fn with<'a>(&self, spared: impl Iterator<Item = (u64, &'a [u8])>) -> u64 {
+        let last: BTreeMap<u64, &[u8]> = spared.collect();
+        last.iter().fold(self.hash, |hash, (place, bytes)| hash ^ self.sectors[place] ^ hash_of((*place, *bytes)))
+    }
+}
+
 /// What a mount of this disk gives is what the model allows; nothing is called damaged.
 fn check(device: SimDevice, model: &Model, options: &StoreOptions, counts: &Counts) {
-    let number = counts.disks.fetch_add(1, Ordering::Relaxed);
+    let number = counts.looked_at.fetch_add(1, Ordering::Relaxed);
     let device = Arc::new(device);
     device.max_delay(0);
     let written = number.is_multiple_of(WRITTEN_ONE_IN);
@@ -98,6 +157,13 @@ fn crashes(world: &World, options: &StoreOptions, counts: &Counts) {
     let sectors = world.device.in_flight();
     counts.most_sectors.fetch_max(sectors.len() as u64, Ordering::Relaxed);
     let varied = sectors.len().min(SUBSETS_OF);
+    let content = Content::of(&world.device.crash_sparing([]), &sectors, &world.model);
+    let look = |spared: Vec<(u64, &[u8])>| {
+        counts.disks.fetch_add(1, Ordering::Relaxed);
+        if counts.seen.is_new(content.with(spared.iter().copied()) ^ hash_of(options.tail == Tail::Pad)) {
+            check(world.device.crash_sparing(spared), &world.model, options, counts);
+        }
+    };
     let spared = |mask: u64, rest: bool| {
         let chosen =
             sectors.iter().enumerate().filter(move |(at, _)| if *at < varied { mask & (1 << at) != 0 } else { rest });
@@ -105,14 +171,15 @@ fn crashes(world: &World, options: &StoreOptions, counts: &Counts) {
     };
     for mask in 0..1u64 << varied {
         for rest in [false, true].into_iter().take(if sectors.len() > varied { 2 } else { 1 }) {
-            check(world.device.crash_sparing(spared(mask, rest)), &world.model, options, counts);
+            look(spared(mask, rest).collect());
         }
     }
     if options.tail == Tail::Rewrite {
         return;
     }
-    let mut rng = Rng::of(counts.disks.load(Ordering::Relaxed), 5);
     for (at, (place, bytes)) in sectors.iter().enumerate() {
+        // The same garbage behind the same bytes: what was seen is known again.
+        let mut rng = Rng::of(hash_of((place, bytes)), 5);
         for cut in (LINE..bytes.len()).step_by(LINE) {
             let mut torn = bytes.clone();
             torn[cut..].iter_mut().for_each(|byte| *byte = rng.next() as u8);
@@ -121,8 +188,7 @@ fn crashes(world: &World, options: &StoreOptions, counts: &Counts) {
                 others.map(|(_, (place, bytes))| (*place, bytes.as_slice()))
             };
             for before in [true, false] {
-                let spared = others(before).chain([(*place, torn.as_slice())]);
-                check(world.device.crash_sparing(spared), &world.model, options, counts);
+                look(others(before).chain([(*place, torn.as_slice())]).collect());
                 counts.torn.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -145,6 +211,7 @@ fn sequence(ops: &[Op], setup: Setup, pristine: &SimDevice, counts: &Counts) {
 #[test]
 fn every_small_sequence_survives_every_power_failure() {
     let scope = std::env::var("LLAMAFS_SCOPE").map_or(SCOPE, |text| text.parse().expect("LLAMAFS_SCOPE is a number"));
+    let started = std::time::Instant::now();
     let counts = Counts::default();
     let disks = sim::run::Disks::default();
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
@@ -177,10 +244,13 @@ fn every_small_sequence_survives_every_power_failure() {
         }
     }
     println!(
-        "{} sequences of up to {scope} operations, {} disks ({} with a sector torn in the middle), up to {} sectors under way",
+        "{} sequences of up to {scope} operations, {} disks ({} with a sector torn in the middle), {} of them unlike any \
+         other, up to {} sectors under way, {} s",
         counts.sequences.load(Ordering::Relaxed),
         counts.disks.load(Ordering::Relaxed),
         counts.torn.load(Ordering::Relaxed),
+        counts.looked_at.load(Ordering::Relaxed),
         counts.most_sectors.load(Ordering::Relaxed),
+        started.elapsed().as_secs(),
     );
 }

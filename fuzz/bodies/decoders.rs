@@ -5,7 +5,7 @@ use llamafs::format::catalog::is_valid_name;
 use llamafs::format::frame::{decode, decode_epoch, encode_mark, encode_pad, encode_void, infer_epoch, peek};
 use llamafs::format::{
     CatalogEntry, CatalogRecord, Checkpoint, EpochRecord, FRAME_ALIGN, FrameHead, FrameKind, FrameSeed, Kind,
-    SegmentHeader, Superblock, frame, known_signature,
+    SegmentHeader, Summary, Superblock, frame, known_signature,
 };
 
 use super::forge;
@@ -17,7 +17,15 @@ const EPOCHS: usize = 1000;
 
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
-    let decoder = match input.u8() % 7 {
+    let decoder = match input.u8() {
+        240.. => summary,
+        n => numbered(n % 7),
+    };
+    decoder(input);
+}
+
+fn numbered(n: u8) -> fn(Input<'_>) {
+    match n {
         0 => superblock,
         1 => segment,
         2 => frame_at,
@@ -25,8 +33,14 @@ pub fn run(data: &[u8]) {
         4 => entry,
         5 => signature,
         _ => epochs,
-    };
-    decoder(input);
+    }
+}
+
+fn summary(mut input: Input<'_>) {
+    let bytes = input.rest();
+    let Ok(summary) = Summary::decode(bytes) else { return };
+    assert_eq!(summary.encode(), bytes, "there is one way to write it");
+    assert_eq!(Summary::encoded_len(summary.ranges.len()), bytes.len());
 }
 
 fn superblock(mut input: Input<'_>) {

@@ -4,10 +4,10 @@
 use std::ops::{ControlFlow, Range};
 use std::sync::{Arc, OnceLock};
 
-use llamafs::format::{CatalogEntry, CatalogRecord, Checkpoint, SegmentHeader, Superblock};
+use llamafs::format::{CatalogEntry, CatalogRecord, Checkpoint, NodeKind, ROOT_ID, SegmentHeader, Superblock};
 use llamafs::io::{Device, SimDevice};
 use llamafs::store::{
-    AppendAt, AttrChange, FormatOptions, FrameInfo, Image, LogStructuredStore, StoreError, StoreOptions, Tail,
+    AppendAt, AttrChange, Change, FormatOptions, FrameInfo, Image, LogStructuredStore, StoreError, StoreOptions, Tail,
 };
 
 use super::forge;
@@ -32,6 +32,8 @@ pub struct Shape {
     pub log: Vec<u8>,
     /// Its last unmount was clean.
     pub clean: bool,
+    /// Segments were let go and cleaned: which frame holds a record is not told by the order of frames alone.
+    pub cleaned: bool,
     pub superblock: Superblock,
     /// Its frames, segment headers among them.
     pub frames: Vec<FrameInfo>,
@@ -42,7 +44,7 @@ pub struct Shape {
 impl Shape {
     /// Where the frames of `/log`'s records lie: (offset in the log, length, place on the device).
     pub fn records(&self) -> impl Iterator<Item = (u64, u64, Range<u64>)> {
-        let data = self.frames.iter().filter(|frame| frame.kind == "DATA");
+        let data = self.frames.iter().filter(|frame| frame.kind == "DATA" && frame.log == LOG);
         data.map(|f| (f.offset, f.len, f.device_offset..f.device_offset + f.total))
     }
 }
@@ -50,13 +52,14 @@ impl Shape {
 pub fn shapes() -> &'static [Shape] {
     static SHAPES: OnceLock<Vec<Shape>> = OnceLock::new();
     SHAPES.get_or_init(|| {
-        let makers: [fn() -> SimDevice; 8] = [formatted, clean, unclean, padded, epochs, full, attributes, of_frames];
+        let makers: [fn() -> SimDevice; 9] =
+            [formatted, clean, unclean, padded, epochs, full, attributes, of_frames, cleaned];
         makers.into_iter().map(|make| describe(make())).collect()
     })
 }
 
 pub fn options(tail: Tail) -> StoreOptions {
-    StoreOptions { ring_size: 3, buffer_size: BUFFER, tail, ..StoreOptions::default() }
+    StoreOptions { ring_size: 3, buffer_size: BUFFER, tail, clock: || NOW, ..StoreOptions::default() }
 }
 
 /// One record; its content tells its number.
@@ -175,6 +178,33 @@ fn of_frames() -> SimDevice {
     device.crash(0)
 }
 
+/// A log that stays between others that go, until segments have been let go and cleaned; summaries, moved records, and
+/// ranges in the checkpoints.
+fn cleaned() -> SimDevice {
+    let device = format();
+    let store = open(&device, Tail::Rewrite);
+    for round in 0..40 {
+        let name = b"goes".to_vec();
+        let create =
+            Change::Create { parent: ROOT_ID, name: name.clone(), kind: NodeKind::Log, mode: 0o600, uid: 0, gid: 0 };
+        let goes = store.change_now(create).unwrap().node.id;
+        for number in 0..24 {
+            append(&store, if number % 8 == 0 { LOG } else { goes }, &record(round * 24 + number)).unwrap();
+        }
+        let gone = store.change_now(Change::Remove { parent: ROOT_ID, name, kind: NodeKind::Log }).unwrap().gone;
+        store.forget(gone.unwrap());
+        store.tick();
+        let stats = store.stats();
+        if stats.moved_bytes > 0 && stats.segments_freed > 8 {
+            break;
+        }
+    }
+    let stats = store.stats();
+    assert!(stats.moved_bytes > 0 && stats.segments_freed > 0, "{stats:?}");
+    store.close().unwrap();
+    device.crash(0)
+}
+
 fn frames(device: &Arc<SimDevice>) -> Vec<FrameInfo> {
     let mut frames = Vec::new();
     let image = Image::open(device.clone() as Arc<dyn Device>).unwrap();
@@ -203,7 +233,8 @@ fn describe(device: SimDevice) -> Shape {
     let mut known: Vec<u64> = frames.iter().map(|frame| frame.lsn).collect();
     known.extend([stats.end_lsn, stats.stable_lsn, stats.recovery_lsn, log.len() as u64, CAPACITY, SEGMENT as u64]);
     let clean = image.recovery().clean;
-    Shape { device: device.crash(0), log, clean, superblock, frames, known }
+    let cleaned = frames.iter().any(|frame| frame.kind == "MOVD");
+    Shape { device: device.crash(0), log, clean, cleaned, superblock, frames, known }
 }
 
 /// Give every time on the device a value that is the same in each run.

@@ -4,7 +4,8 @@
 use std::ops::Range;
 
 use llamafs::format::{
-    CatalogChange, CatalogEntry, CatalogRecord, Checkpoint, NodeKind, ROOT_ID, SegmentHeader, SegmentState, Superblock,
+    CatalogChange, CatalogEntry, CatalogRecord, Checkpoint, NodeKind, ROOT_ID, SavedRange, SegmentHeader, SegmentState,
+    Summarised, Summary, Superblock,
 };
 use llamafs::io::SimDevice;
 use llamafs::store::FrameInfo;
@@ -225,6 +226,23 @@ fn forge_checkpoint(shape: &Shape, device: &SimDevice, input: &mut Input<'_>, pa
         19 => checkpoint.index.iter_mut().for_each(|index| index.log_id = lsn as u32),
         _ => {}
     }
+    match field {
+        240..248 => {
+            let range = range(shape, input, LOG);
+            match which.checked_rem(checkpoint.ranges.len()).filter(|_| field % 2 == 0) {
+                Some(at) => checkpoint.ranges[at] = range,
+                None => checkpoint.ranges.push(range),
+            }
+        }
+        248.. => {
+            if let Some(at) = which.checked_rem(checkpoint.summarised.len()) {
+                let total = input.near(100, &shape.known) as u32;
+                let places = [Summarised::No, Summarised::Here, Summarised::At { lsn, total }];
+                checkpoint.summarised[at] = places[usize::from(input.u8()) % 3];
+            }
+        }
+        _ => {}
+    }
     let bytes = checkpoint.encode();
     if bytes.len() as u64 <= room {
         patched.poke(device, at, &bytes);
@@ -282,7 +300,11 @@ fn new_frame(shape: &Shape, device: &SimDevice, input: &mut Input<'_>, patched: 
     }
     let rest = SEGMENT - (at - shape.superblock.data_start) as usize % SEGMENT;
     let kinds = [*b"DATA", *b"META", *b"EPOC", *b"VOID", *b"MARK", *b"PADD"];
-    let kind = kinds[usize::from(input.u8()) % kinds.len()];
+    let kind = match input.u8() {
+        240..248 => *b"MOVD",
+        248.. => *b"SUMM",
+        n => kinds[usize::from(n) % kinds.len()],
+    };
     let (log, epoch) = (input.near(u64::from(LOG), &[]) as u32, input.near(near.epoch, &[]));
     let mut bytes = kind.to_vec();
     bytes.extend([0; 4]);
@@ -298,6 +320,7 @@ fn new_frame(shape: &Shape, device: &SimDevice, input: &mut Input<'_>, patched: 
                     .collect()
             }
             b"META" => meta(shape, input, log),
+            b"SUMM" => summary(shape, input, log),
             _ => {
                 let count = usize::from(input.u16()) % 2000;
                 let mut payload = input.bytes(count).to_vec();
@@ -315,6 +338,24 @@ fn new_frame(shape: &Shape, device: &SimDevice, input: &mut Input<'_>, patched: 
     bytes.truncate(rest);
     forge::frame(&mut bytes, &UUID, lsn, epoch);
     patched.poke(device, at, &bytes);
+}
+
+/// A run of records that may be anywhere.
+fn range(shape: &Shape, input: &mut Input<'_>, log_id: u32) -> SavedRange {
+    SavedRange {
+        log_id: input.near(u64::from(log_id), &[]) as u32,
+        len: input.near(1000, &shape.known) as u32,
+        bytes: input.near(1000, &shape.known) as u32,
+        offset: input.near(0, &shape.known),
+        lsn: input.near(SEGMENT as u64, &shape.known),
+        time_ns: input.near(0, &[]),
+    }
+}
+
+fn summary(shape: &Shape, input: &mut Input<'_>, log_id: u32) -> Vec<u8> {
+    let sequence = input.near(1, &[2, 3, 9]);
+    let count = input.u8() % 8;
+    Summary { sequence, ranges: (0..count).map(|_| range(shape, input, log_id)).collect() }.encode()
 }
 
 /// A catalog record with some fields set, once or several times.

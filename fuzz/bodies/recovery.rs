@@ -114,7 +114,7 @@ impl Case<'_> {
             Ok(())
         });
         let gaps = gaps.expect("the device never fails here");
-        if self.forged {
+        if self.forged || log.id != LOG {
             return;
         }
         for (offset, bytes) in &pieces {
@@ -144,7 +144,8 @@ impl Case<'_> {
         let leads = |place: &std::ops::Range<u64>| header(place.start) || header(place.end - 1);
         let mut headers = self.shape.frames.iter().filter(|frame| frame.kind == "SEGM");
         let header_hit = headers.any(|f| self.patched.touches(&(f.device_offset..f.device_offset + f.total)));
-        if self.forged || !self.shape.clean || header_hit || self.patched.places.iter().any(leads) {
+        if self.forged || !self.shape.clean || self.shape.cleaned || header_hit || self.patched.places.iter().any(leads)
+        {
             return Vec::new();
         }
         let inside =
@@ -197,7 +198,7 @@ impl Case<'_> {
         let told = !report.damage.is_empty() || !report.notes.is_empty() || report.cut_bytes > 0;
         let left = size - head;
         assert!(left == whole || told, "{left} bytes of {whole} are left and nothing is said: {report:?}");
-        for (_, offset, read) in samples {
+        for (_, offset, read) in samples.iter().filter(|(log, ..)| *log == LOG) {
             if let Ok(bytes) = read {
                 // What lies below the head reads as zeros. Heads are what was left, where all that told of them is lost.
                 let hole = usize::try_from(head.saturating_sub(*offset)).unwrap_or(usize::MAX).min(bytes.len());

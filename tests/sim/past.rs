@@ -183,5 +183,59 @@ pub fn lives() -> Vec<(u64, Setup, Vec<Op>)> {
                 Op::Fill { len: 7198 },
             ],
         ),
+        // A limit that met what could not be read took all behind it.
+        (
+            127,
+            Setup {
+                disk: Disk::Honest,
+                tail: Tail::Rewrite,
+                segments: 4,
+                ring_size: 3,
+                buffer_size: 32 << 10,
+                ..USUAL
+            },
+            vec![
+                Op::Limits { root: false, bytes: 20_000, seconds: 20, keep_min: u32::MAX },
+                Op::Spread { len: 200, count: 700 },
+                SyncNow,
+                Op::TickCrash { after: 0, seed: 1_350_095_419 },
+            ],
+        ),
+        // A power failure between the two superblocks of a larger store was called damage.
+        (
+            133,
+            Setup {
+                disk: Disk::Honest,
+                tail: Tail::Rewrite,
+                block: 4096,
+                write_cache: false,
+                short_one_in: 2,
+                segments: 4,
+                buffer_size: 32 << 10,
+                shutdown: true,
+                ..USUAL
+            },
+            vec![Sync, Op::GrowCrash { segments: 1, after: 2, seed: 2_201_823_759 }, Op::Make { directory: false }],
+        ),
+        // A write that went astray took the only checkpoint and the first segment's header: a log began later.
+        (
+            150_880,
+            Setup { buffer_size: 32 << 10, ..USUAL },
+            vec![
+                GiveUp { len: 3921 },
+                add(8192, Bytes),
+                add(8192, Frames),
+                add(8192, Bytes),
+                Fault { which: 163_869_996, nth: 0 },
+                add(6748, Frames),
+                add(6043, Bytes),
+                add(8192, Bytes),
+                Sync,
+                Op::Settle,
+                add(4036, Bytes),
+                Op::CloseCrash { after: 1, seed: 1_798_889_049 },
+                Op::Make { directory: false },
+            ],
+        ),
     ]
 }
