@@ -91,6 +91,8 @@ pub struct Facts {
     pub faults: bool,
     /// The disk may have lied.
     pub lied: bool,
+    /// A mount has told that something is lost, and the log was not there.
+    pub vanished: bool,
     /// An fsync of this mount was told of a failure.
     pub sync_failed: bool,
 }
