@@ -45,10 +45,10 @@ impl Scanner<'_> {
         Ok(record.filter(|record| known.contains(&record.epoch)))
     }
 
-    /// What was at `place`, and where the log goes on behind it. The scanner's epoch is then that of the frame found;
-    /// its own place does not change.
-    pub fn behind(&mut self, place: Lsn) -> Result<Behind, IoError> {
-        let was = self.was(place)?;
+    /// What was at `place`, and where the log goes on behind it; no frame that begins there reaches beyond `most`. The
+    /// scanner's epoch is then that of the frame found; its own place does not change.
+    pub fn behind(&mut self, place: Lsn, most: Lsn) -> Result<Behind, IoError> {
+        let was = self.was(place, most)?;
         let end = self.segment_end();
         if let Some(was) = was {
             if let Some(record) = was.record.as_ref().filter(|record| record.epoch > self.epoch()) {
@@ -58,7 +58,8 @@ impl Scanner<'_> {
             return Ok(Behind { next, was: Some(was) });
         }
         let said = head_of(self.bytes(place, FRAME_HEADER as u64)?);
-        let claimed = said.map(|said| place.saturating_add(said.total)).filter(|claimed| *claimed < end);
+        let claimed =
+            said.map(|said| place.saturating_add(said.total)).filter(|claimed| *claimed < end && *claimed <= most);
         // A changed length rarely leads to a frame, and never to one that checks there by chance.
         if let Some(claimed) = claimed
             && self.checks_at(claimed)?
@@ -68,7 +69,7 @@ impl Scanner<'_> {
         Ok(Behind { next: self.resync(place + SHORT_FRAME as u64)?, was: None })
     }
 
-    fn was(&mut self, place: Lsn) -> Result<Option<Was>, IoError> {
+    fn was(&mut self, place: Lsn, most: Lsn) -> Result<Option<Was>, IoError> {
         let Some(left) = self.mends.checked_sub(1) else { return Ok(None) };
         self.mends = left;
         let (uuid, known) = (self.uuid, self.epoch()..=self.max_epoch);
@@ -82,7 +83,7 @@ impl Scanner<'_> {
                 record: Some(record),
             }));
         }
-        let (seed, max, limit) = (self.seed, self.shape.max_record, self.segment_end() - place);
+        let (seed, max, limit) = (self.seed, self.shape.max_record, self.segment_end().min(most) - place);
         let mended = mend(&seed, place, self.bytes(place, frame_len(max) as u64)?, max);
         Ok(mended.filter(|frame| frame.total <= limit).map(|frame| what(&frame)))
     }

@@ -24,7 +24,11 @@ impl Scanner<'_> {
                 }
                 Step::Broken(_) => {
                     let over = mounts.over_gap(place);
-                    match if over > place { Some(over) } else { self.behind(place)?.next } {
+                    match if over > place {
+                        Some(over)
+                    } else {
+                        self.behind(place, mounts.end_of(place, self.segment_end()))?.next
+                    } {
                         Some(next) => self.go_to(next),
                         None => break,
                     }

@@ -54,6 +54,13 @@ impl Mounts {
         }
     }
 
+    /// No frame that begins at `lsn` and is part of the log reaches beyond this: it is of a mount that was cut here. At
+    /// most `end`.
+    pub fn end_of(&self, lsn: Lsn, end: Lsn) -> Lsn {
+        let next = self.next_behind(lsn).map(|next| if next.cut_lsn > lsn { next.cut_lsn } else { next.first_lsn });
+        next.map_or(end, |next| next.min(end))
+    }
+
     /// The next mount behind `lsn`.
     pub fn next_behind(&self, lsn: Lsn) -> Option<&MountEntry> {
         self.entries.get(self.last_at(lsn).map_or(0, |at| at + 1))
@@ -82,6 +89,8 @@ mod tests {
         assert_eq!((mounts.over_gap(99), mounts.over_gap(100), mounts.over_gap(111)), (99, 112, 112));
         assert_eq!((mounts.over_gap(112), mounts.over_gap(499), mounts.over_gap(505)), (112, 499, 512));
         assert_eq!(mounts.over_gap(9000), 9000);
+        assert_eq!((mounts.end_of(50, 4096), mounts.end_of(105, 4096), mounts.end_of(112, 4096)), (100, 112, 500));
+        assert_eq!((mounts.end_of(112, 400), mounts.end_of(600, 4096)), (400, 4096));
     }
 
     #[test]

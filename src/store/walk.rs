@@ -278,6 +278,7 @@ impl Epochs<'_> {
     fn behind<'b>(&mut self, lsn: Lsn, from: &impl Fn(Lsn) -> &'b [u8], segment_end: Lsn) -> Lsn {
         let bytes = from(lsn);
         let line = lsn + SHORT_FRAME as u64;
+        let end = self.known.end_of(lsn, segment_end);
         if let Some(record) = mend_epoch(&self.uuid, lsn, bytes).filter(|record| self.epochs().contains(&record.epoch))
         {
             self.seed = Some(FrameSeed::new(&self.uuid, record.epoch));
@@ -286,11 +287,12 @@ impl Epochs<'_> {
         let newest_first = self.epochs().rev().take(EPOCHS_MENDED).map(|epoch| FrameSeed::new(&self.uuid, epoch));
         let mut seeds = self.seed.into_iter().chain(newest_first);
         let mended = seeds.find_map(|seed| Some((mend(&seed, lsn, bytes, self.max_record)?.total, seed)));
-        if let Some((total, seed)) = mended.filter(|(total, _)| lsn + total <= segment_end) {
+        if let Some((total, seed)) = mended.filter(|(total, _)| lsn + total <= end) {
             self.seed = Some(seed);
             return lsn + total;
         }
-        let claimed = peek(bytes).map(|head| lsn.saturating_add(head.total)).filter(|claimed| *claimed < segment_end);
+        let claimed = peek(bytes).map(|head| lsn.saturating_add(head.total));
+        let claimed = claimed.filter(|claimed| *claimed < segment_end && *claimed <= end);
         claimed.filter(|claimed| self.check(*claimed, from(*claimed)).is_ok()).unwrap_or(line)
     }
 

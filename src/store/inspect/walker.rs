@@ -219,7 +219,8 @@ impl<'a> Walker<'a> {
         }
         let epoch = self.scanner.epoch();
         let device_offset = self.scanner.device_offset(place);
-        let behind = self.scanner.behind(place)?;
+        let most = self.mounts.end_of(place, self.scanner.segment_end());
+        let behind = self.scanner.behind(place, most)?;
         let found = behind.next.filter(|next| *next < stop);
         let to = found.unwrap_or(stop);
         self.scanner.go_to(to);

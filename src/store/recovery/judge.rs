@@ -23,7 +23,7 @@ impl Recovery<'_> {
         // Look at everything that can still be read behind the place, for a mark that tells of it.
         let mut survey = Survey::new(self.stable, place);
         // What lies inside the broken frame is no frame, whatever it looks like.
-        let behind = scanner.behind(place)?;
+        let behind = scanner.behind(place, segment_end)?;
         survey.segment(scanner, place, behind.next.unwrap_or(segment_end))?;
         let first = survey.first;
         let found_epoch = scanner.epoch();
