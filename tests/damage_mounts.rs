@@ -16,8 +16,8 @@ const LIVES: u64 = 4;
 const RECORDS: u64 = 8;
 const LONGEST: u64 = 500;
 
-/// A store in one segment, of mounts that ended in a power loss, but for the last; and its bytes.
-fn lived(tail: Tail, seed: u64) -> (Arc<SimDevice>, Vec<u8>) {
+/// A store in one segment, of mounts that ended in a power loss, but for the last if that was `closed`; and its bytes.
+fn lived(tail: Tail, seed: u64, closed: bool) -> (Arc<SimDevice>, Vec<u8>) {
     let mut device = device(2 << 20);
     for life in 0..LIVES {
         let store = open(&device, tail).unwrap();
@@ -27,7 +27,7 @@ fn lived(tail: Tail, seed: u64) -> (Arc<SimDevice>, Vec<u8>) {
                 store.make_stable_now(lsn).unwrap();
             }
         }
-        if life + 1 == LIVES {
+        if closed && life + 1 == LIVES {
             store.close().unwrap();
         } else {
             store.make_stable(store.log(LOG).unwrap().end_lsn, Box::new(|_| {}));
@@ -55,7 +55,7 @@ fn place(frame: &FrameInfo) -> Range<u64> {
 fn a_damaged_record_and_a_damaged_first_frame_of_a_mount_cost_that_record_alone() {
     let mut pairs = 0;
     for (tail, seed) in [Tail::Rewrite, Tail::Pad].into_iter().flat_map(|tail| (0..6).map(move |seed| (tail, seed))) {
-        let (whole, written) = lived(tail, seed);
+        let (whole, written) = lived(tail, seed, true);
         let all = frames(&whole);
         for mount in all.iter().filter(|frame| frame.kind == "EPOC") {
             for hit in all.iter().filter(|frame| frame.kind == "DATA" && frame.lsn < mount.lsn) {
@@ -77,4 +77,25 @@ fn a_damaged_record_and_a_damaged_first_frame_of_a_mount_cost_that_record_alone(
         }
     }
     assert!(pairs > 300, "{pairs}");
+}
+
+#[test]
+fn a_mount_whose_first_frame_is_lost_is_known_to_the_readers_of_the_next() {
+    for (tail, seed) in [Tail::Rewrite, Tail::Pad].into_iter().flat_map(|tail| (0..6).map(move |seed| (tail, seed))) {
+        let (whole, written) = lived(tail, seed, false);
+        let all = frames(&whole);
+        let mount = all.iter().rfind(|frame| frame.kind == "EPOC").unwrap();
+        let behind = all.iter().filter(|frame| frame.kind == "DATA" && frame.lsn > mount.lsn);
+        assert!(behind.count() > 0, "{tail:?} seed {seed}: nothing lies behind it");
+        spoil(&whole, mount);
+        let store = open(&whole, tail).unwrap();
+        assert_eq!(store.log(LOG).unwrap().size, written.len() as u64, "{tail:?} seed {seed}");
+        let mut offset = 0;
+        while offset < written.len() {
+            let read = store.read_now(LOG, offset as u64, 700);
+            let read = read.unwrap_or_else(|error| panic!("{tail:?} seed {seed}, at {offset}: {error}"));
+            assert!(!read.is_empty() && written[offset..].starts_with(&read), "{tail:?} seed {seed}: at {offset}");
+            offset += read.len();
+        }
+    }
 }
