@@ -9,7 +9,11 @@ use llamafs::store::{Change, FormatOptions, Image, LogStructuredStore, NodeKind,
 const SEGMENT: u64 = 64 << 10;
 
 fn made(segments: u64) -> Arc<SimDevice> {
-    let device = Arc::new(SimDevice::new((1 << 20) + segments * SEGMENT, 1));
+    formatted((1 << 20) + segments * SEGMENT)
+}
+
+fn formatted(capacity: u64) -> Arc<SimDevice> {
+    let device = Arc::new(SimDevice::new(capacity, 1));
     let format =
         FormatOptions { segment_size: Some(SEGMENT as u32), max_record: Some(8 << 10), ..FormatOptions::default() };
     LogStructuredStore::format(device.clone() as Arc<dyn Device>, &format, &mut |_, _| {}).unwrap();
@@ -312,5 +316,44 @@ fn a_power_failure_while_a_store_grows_leaves_it_as_it_was_or_larger_and_nothing
             larger += u32::from(segments > before && !whole);
         }
         assert!(as_it_was > 0 && larger > 0, "{as_it_was} {larger}");
+    }
+}
+
+#[test]
+fn a_store_that_was_full_when_it_was_mounted_grows_and_loses_nothing_that_it_takes_then() {
+    // Bytes behind the end of the log: without room for the frame that begins a mount, and with it.
+    for rest in [80, 96, 160, 1600] {
+        let device = formatted(512 << 10);
+        let store = open(&device);
+        let log = make(&store, "log 2");
+        let mut all = Vec::new();
+        let left = |store: &LogStructuredStore| SEGMENT - store.end_lsn() % SEGMENT;
+        while store.stats().segments_free > 0 || left(&store) > 7000 {
+            let data = record(log, all.len(), 5000);
+            store.append(log, &data).unwrap();
+            all.extend(data);
+        }
+        store.make_stable_now(store.end_lsn()).unwrap();
+        // The header of its frame, and the mark behind it.
+        let data = record(log, all.len(), (left(&store) - rest) as usize - 48);
+        let end = store.append(log, &data).unwrap().end_lsn;
+        all.extend(data);
+        store.make_stable_now(end).unwrap();
+        assert_eq!(left(&store), rest);
+        let crashed = Arc::new(device.crash(3));
+        drop(store);
+        let store = open(&crashed);
+        assert_eq!(store.stats().segments_free, 0);
+        crashed.grow(4 * SEGMENT);
+        store.grow().unwrap();
+        // One flush: none behind it tells that it was there.
+        let data = record(log, all.len(), 3000);
+        let end = store.append(log, &data).unwrap().end_lsn;
+        store.make_stable_now(end).unwrap();
+        all.extend(data);
+        let again = Arc::new(crashed.crash(4));
+        let report = Image::open(again.clone() as Arc<dyn Device>).unwrap().check(&mut |_, _| {}).unwrap();
+        assert!(report.damage.is_empty(), "{rest}: {report:?}");
+        assert!(read_all(&open(&again), log) == all, "{rest}");
     }
 }

@@ -288,6 +288,9 @@ impl LogStructuredStore {
         payload: &[u8],
         claimed: impl FnOnce(u64),
     ) -> Result<(u64, u64), StoreError> {
+        if !self.begun.load(Ordering::Acquire) {
+            self.begin()?;
+        }
         let total = frame_len(payload.len());
         let reserved = self.ring.try_reserve(total);
         let mut reservation = reserved.map_err(|error| self.refused(error, payload.len()))?;
@@ -305,6 +308,7 @@ impl LogStructuredStore {
     pub fn give_up(&self, len: usize) -> Result<u64, StoreError> {
         self.check_open()?;
         self.check_writable()?;
+        self.begin()?;
         let total = frame_len(len);
         let reservation = self.ring.try_reserve(total).map_err(|error| self.refused(error, len))?;
         let end = reservation.lsn() + total as u64;
@@ -314,7 +318,7 @@ impl LogStructuredStore {
     }
 
     #[cold]
-    fn refused(&self, error: ReserveError, len: usize) -> StoreError {
+    pub(super) fn refused(&self, error: ReserveError, len: usize) -> StoreError {
         match error {
             ReserveError::RingFull if self.flusher.has_failed() => StoreError::ReadOnly,
             ReserveError::RingFull => StoreError::WouldBlock,

@@ -119,6 +119,10 @@ pub struct LogStructuredStore {
     expiry: expiry::Expiry,
     /// Which mounts the frames are of, this one the last.
     mounts: mounts::Mounts,
+    /// The first frame of this mount is in the ring.
+    begun: AtomicBool,
+    /// What it says, until then.
+    first_frame: Mutex<Option<crate::format::EpochRecord>>,
     /// Held across the device's work by whoever writes a checkpoint: never taken by a thread that completes or serves.
     checkpointing: Mutex<Checkpointing>,
     /// The superblock of this mount, for what never changes in it.

@@ -1,6 +1,6 @@
 //! Opening a store: superblock, checkpoint, recovery, and for a read-write mount a new epoch.
 
-use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use crate::sync::Mutex;
@@ -17,7 +17,7 @@ use super::keeper::Keeper;
 use super::placing::{Space, TRAILER};
 use super::recovery::{Recovered, recover};
 use super::superblocks;
-use super::types::StoreOptions;
+use super::types::{StoreError, StoreOptions};
 use super::{Checkpointing, LogStructuredStore};
 use crate::format::superblock::FEATURE_CLEANING;
 use crate::format::{EpochRecord, FrameHead, FrameSeed, Kind, MountEntry, Superblock, frame, frame_len};
@@ -133,6 +133,8 @@ impl LogStructuredStore {
             retention: super::retention::Retention::default(),
             expiry: super::expiry::Expiry::default(),
             mounts,
+            begun: AtomicBool::new(read_only),
+            first_frame: Mutex::new(Some(epoch_record)),
             superblock: superblock.clone(),
             recovery_lsn: AtomicU64::new(recovered.from),
             checkpointing: Mutex::new(Checkpointing {
@@ -154,27 +156,30 @@ impl LogStructuredStore {
                 }
             }),
         );
-        if !read_only {
-            store.write_epoch_frame(&epoch_record);
+        if !read_only && let Err(error) = store.begin() {
+            log::warn!("{}: no room for the frame that begins a mount: {error}", store.io.describe());
         }
         Ok(store)
     }
 
-    /// The first frame of a mount. A full device has no room for it; then no frame of this mount follows either.
-    fn write_epoch_frame(&self, record: &EpochRecord) {
+    /// The first frame of a mount, without which nobody finds those behind it. A full device has no room for it: then it
+    /// is written when there is some, in front of all others.
+    #[cold]
+    pub(super) fn begin(&self) -> Result<(), StoreError> {
+        let mut first = self.first_frame.lock();
+        let Some(record) = first.as_ref() else { return Ok(()) };
         let payload = record.encode();
         let head = FrameHead { kind: Kind::Epoch, log_id: 0, offset: 0, time_ns: self.clock.now() };
-        match self.ring.try_reserve(frame_len(payload.len())) {
-            Ok(mut reservation) => {
-                let lsn = reservation.lsn();
-                match frame::write_frame(reservation.bytes(), &self.seed, lsn, &head, &payload) {
-                    Ok(()) => reservation.commit(),
-                    Err(error) => log::error!("the epoch frame was not written: {error}"),
-                }
-                self.keeper.dirty();
-            }
-            Err(error) => log::warn!("{}: no room for the frame that begins a mount: {error}", self.io.describe()),
-        }
+        let reserved = self.ring.try_reserve(frame_len(payload.len()));
+        let mut reservation = reserved.map_err(|error| self.refused(error, payload.len()))?;
+        let lsn = reservation.lsn();
+        frame::write_frame(reservation.bytes(), &self.seed, lsn, &head, &payload)
+            .map_err(|error| StoreError::Io(error.to_string()))?;
+        reservation.commit();
+        *first = None;
+        self.begun.store(true, Ordering::Release);
+        self.keeper.dirty();
+        Ok(())
     }
 }
 

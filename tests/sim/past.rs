@@ -217,6 +217,36 @@ pub fn lives() -> Vec<(u64, Setup, Vec<Op>)> {
             },
             vec![Sync, Op::GrowCrash { segments: 1, after: 2, seed: 2_201_823_759 }, Op::Make { directory: false }],
         ),
+        // A store that was full to the last bytes when it was mounted grew, and the frame that begins a mount was missing.
+        (
+            609_242,
+            Setup {
+                disk: Disk::Honest,
+                tail: Tail::Rewrite,
+                block: 4096,
+                max_delay: 8,
+                segments: 2,
+                buffer_size: 20 << 10,
+                ..USUAL
+            },
+            vec![
+                add(300, Fill::Frames),
+                Op::Make { directory: false },
+                Op::Fill { len: 1 },
+                add(56, Zeros),
+                Op::Tick,
+                add(1, Bytes),
+                Sync,
+                Op::Read { at: 871_871_810, len: 19_222 },
+                Op::Crash { seed: 14_568_731 },
+                Op::Make { directory: false },
+                Op::Grow { segments: 2 },
+                Op::Unlink,
+                Sync,
+                Op::GrowCrash { segments: 2, after: 0, seed: 1_250_975_332 },
+                Op::MountCrash { after: 3, seed: 1_208_240_644 },
+            ],
+        ),
         // A write that went astray took the only checkpoint and the first segment's header: a log began later.
         (
             150_880,
