@@ -119,14 +119,14 @@ impl LlamaFs {
 
     /// The last descriptor of an `open` is closed.
     pub fn release(&self, ino: u64, fh: u64) {
-        if let Some(node) = Node::of(ino) {
+        let node = Node::of(ino);
+        if let Some(node) = node {
             self.inner.locks.released(node.ino(), fh);
         }
         match user_of(fh) {
             Some(uid) => self.inner.handles.give(uid),
             None => self.inner.snapshots.lock().forget(fh),
         }
-        let node = Node::of(ino);
         if let Some(Node::View(file)) = node {
             self.inner.views.lock().close(file);
         }

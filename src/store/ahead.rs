@@ -44,7 +44,8 @@ impl LogStructuredStore {
                 }
             }
             let from = if at.lsn < at.stop { self.bring(at, left) } else { Some(at.lsn) };
-            let Some(from) = from else { return };
+            // Behind the last one nothing is brought: where it would begin is not looked up.
+            let Some(from) = from.filter(|_| left > 0) else { return };
             let known = known.get_or_insert_with(|| self.known_ahead(job));
             // The last frame that is known to begin in this chunk begins the next one; if the segment ends in it, the
             // first that is known in the next.

@@ -291,6 +291,17 @@ impl LogStructuredStore {
         if !self.begun.load(Ordering::Acquire) {
             self.begin()?;
         }
+        self.put_anyway(head, payload, claimed)
+    }
+
+    /// The same, also before the mount has begun.
+    #[inline]
+    pub(super) fn put_anyway(
+        &self,
+        head: &FrameHead,
+        payload: &[u8],
+        claimed: impl FnOnce(u64),
+    ) -> Result<(u64, u64), StoreError> {
         let total = frame_len(payload.len());
         let reserved = self.ring.try_reserve(total);
         let mut reservation = reserved.map_err(|error| self.refused(error, payload.len()))?;
@@ -318,7 +329,7 @@ impl LogStructuredStore {
     }
 
     #[cold]
-    pub(super) fn refused(&self, error: ReserveError, len: usize) -> StoreError {
+    fn refused(&self, error: ReserveError, len: usize) -> StoreError {
         match error {
             ReserveError::RingFull if self.flusher.has_failed() => StoreError::ReadOnly,
             ReserveError::RingFull => StoreError::WouldBlock,

@@ -24,14 +24,10 @@ impl Scanner<'_> {
                 }
                 Step::Broken(_) => {
                     let over = mounts.over_gap(place);
-                    match if over > place {
-                        Some(over)
-                    } else {
-                        self.behind(place, mounts.end_of(place, self.segment_end()))?.next
-                    } {
-                        Some(next) => self.go_to(next),
-                        None => break,
-                    }
+                    let most = mounts.end_of(place, self.segment_end());
+                    let next = if over > place { Some(over) } else { self.behind(place, most)?.next };
+                    let Some(next) = next else { break };
+                    self.go_to(next);
                 }
             }
         }

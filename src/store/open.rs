@@ -20,7 +20,7 @@ use super::superblocks;
 use super::types::{StoreError, StoreOptions};
 use super::{Checkpointing, LogStructuredStore};
 use crate::format::superblock::FEATURE_CLEANING;
-use crate::format::{EpochRecord, FrameHead, FrameSeed, Kind, MountEntry, Superblock, frame, frame_len};
+use crate::format::{EpochRecord, FrameHead, FrameSeed, Kind, MountEntry, Superblock, frame_len};
 use crate::io::{Device, IoError, QuikIO, SharedBuffer};
 use crate::ring::{FlushBufferRing, MAX_RING_SIZE, MIN_RING_SIZE};
 
@@ -168,14 +168,8 @@ impl LogStructuredStore {
     pub(super) fn begin(&self) -> Result<(), StoreError> {
         let mut first = self.first_frame.lock();
         let Some(record) = first.as_ref() else { return Ok(()) };
-        let payload = record.encode();
         let head = FrameHead { kind: Kind::Epoch, log_id: 0, offset: 0, time_ns: self.clock.now() };
-        let reserved = self.ring.try_reserve(frame_len(payload.len()));
-        let mut reservation = reserved.map_err(|error| self.refused(error, payload.len()))?;
-        let lsn = reservation.lsn();
-        frame::write_frame(reservation.bytes(), &self.seed, lsn, &head, &payload)
-            .map_err(|error| StoreError::Io(error.to_string()))?;
-        reservation.commit();
+        self.put_anyway(&head, &record.encode(), |_| {})?;
         *first = None;
         self.begun.store(true, Ordering::Release);
         self.keeper.dirty();

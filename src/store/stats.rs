@@ -64,6 +64,7 @@ impl LogStructuredStore {
         let end_lsn = self.ring.end_lsn();
         let full = self.flusher.full.load(Ordering::Relaxed);
         let stable_lsn = self.flusher.commit.stable();
+        let store = of_store(self.io.describe(), &self.superblock, &self.shape, &self.recovery);
         let of_space = {
             let space = self.flusher.space();
             let (used, available) = space.usage(end_lsn);
@@ -77,7 +78,7 @@ impl LogStructuredStore {
                 segments_reserved: table.reserve(),
                 segments_retired: table.retired_count(),
                 garbage: table.garbage(stable_lsn),
-                ..of_store(self.io.describe(), &self.superblock, &self.shape, &self.recovery)
+                ..store
             }
         };
         let moved = &self.space_counters;
