@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use llamafs::format::Checkpoint;
 use llamafs::io::{Device, SimDevice};
 use llamafs::store::{Change, FormatOptions, Image, LogStructuredStore, NodeKind, ROOT_ID, StoreError, StoreOptions};
 
@@ -183,6 +184,59 @@ fn summaries_and_checkpoints_that_are_lost_are_made_up_for() {
     assert!(found.len() == kept.len() && head < kept.len(), "{} from {head}", found.len());
     assert!(found[head..] == kept[head..]);
     assert_eq!(head, 0, "what was moved is found behind what was not");
+}
+
+/// Offset of the area with the newest checkpoint, if both areas hold one.
+fn newer_checkpoint(device: &Arc<SimDevice>) -> Option<u64> {
+    let superblock = Image::open(device.clone() as Arc<dyn Device>).unwrap().superblock().clone();
+    let bytes = device.snapshot();
+    let areas = [0, 1].map(|area| superblock.checkpoint_start + area * superblock.checkpoint_bytes);
+    let generation = |at: u64| {
+        let area = &bytes[at as usize..(at + superblock.checkpoint_bytes) as usize];
+        Checkpoint::decode(area, &superblock.uuid).ok().map(|checkpoint| checkpoint.generation)
+    };
+    let (first, second) = (generation(areas[0])?, generation(areas[1])?);
+    Some(areas[usize::from(second > first)])
+}
+
+/// What the older checkpoint leads to is not written to while it may still be needed: neither what it names, nor what was
+/// opened behind it and let go since, of which the newer one knows nothing.
+#[test]
+fn the_older_checkpoint_leads_to_the_end_after_any_number_of_crashes() {
+    let (mut fell_back, mut freed) = (0, 0);
+    for tail in 0..8 {
+        let mut device = made(12);
+        let store = open(&device);
+        let keep = make(&store, "keep");
+        store.make_stable_now(store.end_lsn()).unwrap();
+        drop(store);
+        device = Arc::new(device.crash(tail));
+        for round in 0..30 {
+            let store = open(&device);
+            let mut kept = read_all(&store, keep);
+            let goes = make(&store, "goes");
+            let data = record(keep, kept.len(), 300);
+            store.append(keep, &data).unwrap();
+            kept.extend(data);
+            (0..(round * 11 + tail as usize * 7) % 80).for_each(|n| drop(store.append(goes, &record(goes, n, 4000))));
+            remove(&store, "goes");
+            // Some mounts end before the next checkpoint, and some live through several.
+            (0..round % 4).for_each(|_| store.tick());
+            store.make_stable_now(store.end_lsn()).unwrap();
+            freed += store.stats().segments_freed;
+            device = Arc::new(device.crash(round as u64));
+            let damaged = Arc::new(SimDevice::from_bytes(&device.snapshot(), 1));
+            let Some(newer) = newer_checkpoint(&damaged) else { continue };
+            damaged.corrupt(newer + 20, 1);
+            let report = Image::open(damaged.clone() as Arc<dyn Device>).unwrap().recovery().clone();
+            assert_eq!(report.damage, Vec::new(), "{tail} {round}");
+            let store = open(&damaged);
+            store.audit().unwrap();
+            assert!(read_all(&store, keep) == kept, "{tail} {round}");
+            fell_back += 1;
+        }
+    }
+    assert!(fell_back > 100 && freed > 20, "{fell_back} {freed}");
 }
 
 #[test]

@@ -8,7 +8,9 @@
 //! - `start`: the segment table to begin with; `known`: what lies in the segments in front of that
 //! - `next`: from one segment to the next, by its header or without it
 //! - `judge`: torn or damaged
+//! - `fallback`: what has to stay for the older checkpoint
 
+mod fallback;
 mod judge;
 mod known;
 mod next;
@@ -16,6 +18,7 @@ mod start;
 
 pub use known::Source;
 
+use std::cell::OnceCell;
 use std::time::Instant;
 
 use super::checkpoints::Loaded;
@@ -26,7 +29,9 @@ use super::replay::Replay;
 use super::scan::{Found, Scanner, Step, read_segment_header};
 use super::segments::{Segment, SegmentTable};
 use super::types::{Damage, RecoveryReport};
-use crate::format::{Checkpoint, FrameKind, Lsn, MountEntry, SavedRange, Summarised, Summary, Superblock};
+use crate::format::{
+    Checkpoint, FrameKind, Lsn, MountEntry, SavedRange, SegmentHeader, Summarised, Summary, Superblock,
+};
 use crate::io::{IoError, QuikIO};
 use start::Headers;
 
@@ -88,6 +93,8 @@ struct Recovery<'a> {
     report: RecoveryReport,
     /// Without a checkpoint: the segments that have a header.
     headers: Headers,
+    /// What each segment's header says, once one had to be looked for everywhere.
+    everywhere: OnceCell<Vec<Option<SegmentHeader>>>,
 }
 
 /// Decide what the store holds.
@@ -110,10 +117,6 @@ pub fn recover(
                 .map_err(|what| OpenError::Damaged { device: device(), what })?;
             let stable = checkpoint.stable_lsn.max(checkpoint.recovery_lsn);
             let (from, epoch) = (checkpoint.recovery_lsn, checkpoint.epoch);
-            if let Some(older) = checkpoints.older {
-                // Should this checkpoint be lost, that one leads to them: they are not written to yet.
-                older.segments.iter().for_each(|entry| table.hold(entry.physical, older.generation));
-            }
             let ranges = std::mem::take(&mut checkpoint.ranges);
             let mut replay = Replay::restore(checkpoint, shape, max_points, most_nodes);
             known::Source { io, shape, superblock }.tell(&mut table, &ranges, from, &mut replay).map_err(failed)?;
@@ -133,7 +136,11 @@ pub fn recover(
     };
     let stable = known.max(superblock.stable_lsn);
     let report = RecoveryReport { from_lsn: from, notes, ..RecoveryReport::default() };
-    let mut recovery = Recovery { io, shape, superblock, table, replay, stable, report, headers };
+    let mut recovery =
+        Recovery { io, shape, superblock, table, replay, stable, report, headers, everywhere: OnceCell::new() };
+    if let Some(older) = &checkpoints.older {
+        recovery.keep_for(older).map_err(failed)?;
+    }
     let (end, epoch) = recovery.run(from, epoch).map_err(failed)?;
     let Recovery { mut table, mut replay, stable, mut report, .. } = recovery;
     // A segment without a frame is given back, as a mount writes the header of each segment that it opens: this one's
