@@ -15,7 +15,7 @@ impl Recovery<'_> {
         let newest = older.segments.iter().max_by_key(|entry| entry.sequence);
         let (Some(newest), Some(last)) = (newest, self.table.newest()) else { return Ok(()) };
         let (mut before, mut epoch) = (newest.physical, newest.epoch);
-        for sequence in newest.sequence + 1..=last {
+        for sequence in newest.sequence.saturating_add(1)..=last {
             // Where one is missing that checkpoint leads no further.
             let Some(next) = self.find_segment(sequence, Some(before), epoch, false)? else { break };
             self.table.hold(next.physical, older.generation);
