@@ -4,7 +4,7 @@
 
 use super::catalog::{CatalogEntry, CatalogError};
 use super::summary::{RANGE_LEN, RawRange, SavedRange, SummaryError};
-use super::{CHECKPOINT_HEADER, Lsn, uuid_text};
+use super::{CHECKPOINT_HEADER, Lsn, crc, uuid_text};
 use std::collections::HashSet;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -312,7 +312,7 @@ impl Checkpoint {
             stable_lsn: self.stable_lsn.into(),
         };
         let payload = bytes.get(CHECKPOINT_HEADER..).unwrap_or(&[]);
-        header.crc = crc32c::crc32c_append(crc32c::crc32c(header.as_bytes()), payload).into();
+        header.crc = crc::append(crc::of(header.as_bytes()), payload).into();
         if let Some(front) = bytes.get_mut(..CHECKPOINT_HEADER) {
             front.copy_from_slice(header.as_bytes());
         }

@@ -5,6 +5,7 @@
 
 pub mod catalog;
 pub mod checkpoint;
+mod crc;
 pub mod frame;
 pub mod segment;
 pub mod signature;
@@ -82,8 +83,8 @@ pub const fn frame_len(payload_len: usize) -> usize {
 fn crc_without_field(bytes: &[u8], at: usize) -> u32 {
     let before = bytes.get(..at).unwrap_or(bytes);
     let behind = bytes.get(at.saturating_add(4)..).unwrap_or(&[]);
-    let crc = crc32c::crc32c_append(crc32c::crc32c(before), &[0; 4]);
-    crc32c::crc32c_append(crc, behind)
+    let crc = crc::append(crc::of(before), &[0; 4]);
+    crc::append(crc, behind)
 }
 
 /// All bytes are zero.

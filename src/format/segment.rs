@@ -3,7 +3,7 @@
 //! A segment is reused, so its header says the sequence number of this lap; a frame's checksum depends on its LSN and
 //! so on that number.
 
-use super::{FORMAT_VERSION, Lsn, MIN_BLOCK, SEGMENT_HEADER, crc_without_field, is_zero, put_text, uuid_text};
+use super::{FORMAT_VERSION, Lsn, MIN_BLOCK, SEGMENT_HEADER, crc, crc_without_field, is_zero, put_text, uuid_text};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -101,7 +101,7 @@ impl SegmentHeader {
             stable_lsn: self.stable_lsn.into(),
             text,
         };
-        raw.crc = crc32c::crc32c(raw.as_bytes()).into();
+        raw.crc = crc::of(raw.as_bytes()).into();
         let mut block = raw.as_bytes().to_vec();
         block.resize((block_size as usize).max(SEGMENT_HEADER), 0);
         block

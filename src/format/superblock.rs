@@ -5,8 +5,8 @@
 
 use super::{
     CHECKPOINT_START, FORMAT_VERSION, LABEL_MAX, Lsn, MAX_BLOCK, MAX_CHECKPOINT_BYTES, MAX_COUNT, MAX_OFFSET,
-    MAX_PAYLOAD, MAX_SEGMENT, MAX_SEGMENTS, MIN_BLOCK, SUPERBLOCK_A, SUPERBLOCK_B, SUPERBLOCK_LEN, crc_without_field,
-    frame_len, is_zero, put_text, uuid_text,
+    MAX_PAYLOAD, MAX_SEGMENT, MAX_SEGMENTS, MIN_BLOCK, SUPERBLOCK_A, SUPERBLOCK_B, SUPERBLOCK_LEN, crc,
+    crc_without_field, frame_len, is_zero, put_text, uuid_text,
 };
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -195,7 +195,7 @@ impl Superblock {
             banner,
             rest: [0; 3072],
         };
-        raw.crc = crc32c::crc32c(raw.as_bytes()).into();
+        raw.crc = crc::of(raw.as_bytes()).into();
         Box::new(zerocopy::transmute!(raw))
     }
 

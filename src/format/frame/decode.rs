@@ -1,5 +1,6 @@
 //! Reading frames from bytes that may be anything.
 
+use super::super::crc;
 use super::super::{FRAME_ALIGN, FRAME_HEADER, Lsn, MAX_PAYLOAD, MAX_SEGMENT, SHORT_FRAME, frame_len, is_zero};
 use super::{FrameKind, FrameSeed, LongHeader, ShortHeader};
 use zerocopy::FromBytes;
@@ -129,7 +130,7 @@ fn decode_long<'a>(
         let more = FrameError::NeedMore(total);
         let (payload, behind) = rest.split_at_checked(len).ok_or(more)?;
         let padding = behind.get(..total - FRAME_HEADER - len).ok_or(more)?;
-        check(header.crc.get(), crc32c::crc32c_append(crc, payload))?;
+        check(header.crc.get(), crc::append(crc, payload))?;
         if !is_zero(padding) {
             return Err(FrameError::Padding);
         }

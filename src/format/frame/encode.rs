@@ -1,7 +1,7 @@
 //! Writing frames. `write_frame` is on the path of every append: one copy, one checksum pass, no branch that depends
 //! on anything but the length.
 
-use super::super::{FRAME_HEADER, Lsn, MAX_PAYLOAD, SHORT_FRAME, frame_len};
+use super::super::{FRAME_HEADER, Lsn, MAX_PAYLOAD, SHORT_FRAME, crc, frame_len};
 use super::{FrameError, FrameHead, FrameSeed, Kind, LongHeader, MARK, PADD, ShortHeader};
 use zerocopy::little_endian::U32;
 
@@ -27,7 +27,7 @@ fn header(seed: &FrameSeed, head: &FrameHead, payload_len: usize) -> LongHeader 
 /// longer one gives a frame that no decoder accepts.
 pub fn encode_header(seed: &FrameSeed, lsn: Lsn, head: &FrameHead, payload: &[u8]) -> [u8; FRAME_HEADER] {
     let mut header = header(seed, head, payload.len());
-    header.crc = crc32c::crc32c_append(header.crc(seed, lsn), payload).into();
+    header.crc = crc::append(header.crc(seed, lsn), payload).into();
     zerocopy::transmute!(header)
 }
 
@@ -56,7 +56,7 @@ pub fn write_frame(
     // them meanwhile changes what is stored or not, but never makes a frame that doesn't check.
     for (to, from) in body.chunks_mut(PIECE).zip(payload.chunks(PIECE)) {
         to.copy_from_slice(from);
-        crc = crc32c::crc32c_append(crc, to);
+        crc = crc::append(crc, to);
     }
     padding.fill(0);
     header.crc = crc.into();

@@ -3,6 +3,7 @@
 //! Nothing is repaired by this. It keeps a reader from looking for the next frame inside the broken one's payload, and
 //! it tells which record was lost.
 
+use super::super::crc;
 use super::super::{FRAME_HEADER, Lsn, MAX_PAYLOAD, SHORT_FRAME, frame_len, is_zero};
 use super::decode::{Frame, short_total};
 use super::{EPOCH_PAYLOAD, EpochRecord, FrameKind, FrameSeed, LongHeader, ShortHeader, decode_epoch};
@@ -81,11 +82,11 @@ fn long<'a>(
     if kind != FrameKind::Void {
         payload = bytes.get(FRAME_HEADER..FRAME_HEADER + len).filter(|_| len <= max_payload)?;
         crc = if len < COMBINE_FROM {
-            crc32c::crc32c_append(crc, payload)
+            crc::append(crc, payload)
         } else {
             // Summed once for each length; what the header contributes is put in front of it.
-            let sum = *payload_sums.entry(len).or_insert_with(|| crc32c::crc32c(payload));
-            crc32c::crc32c_combine(crc, sum, len)
+            let sum = *payload_sums.entry(len).or_insert_with(|| crc::of(payload));
+            crc::combine(crc, sum, len)
         };
         let padding = bytes.get(FRAME_HEADER + len..total)?;
         if !is_zero(padding) {

@@ -14,6 +14,7 @@ pub use encode::{encode_header, encode_mark, encode_pad, encode_void, write_fram
 pub use epoch::{EPOCH_PAYLOAD, EpochRecord, decode_epoch, infer_epoch};
 pub use mend::{EPOCH_FRAME, mend, mend_epoch};
 
+use super::crc;
 use super::{FRAME_HEADER, Lsn, SHORT_FRAME};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -135,7 +136,7 @@ pub struct FrameSeed {
 impl FrameSeed {
     /// The seed of mount `epoch` of store `uuid`.
     pub fn new(uuid: &[u8; 16], epoch: u64) -> Self {
-        let crc = crc32c::crc32c_append(crc32c::crc32c(uuid), &epoch.to_le_bytes());
+        let crc = crc::append(crc::of(uuid), &epoch.to_le_bytes());
         Self { crc, epoch }
     }
 
@@ -193,7 +194,7 @@ impl LongHeader {
     fn crc(&self, seed: &FrameSeed, lsn: Lsn) -> u32 {
         let header = Self { crc: U32::ZERO, ..*self };
         let checked = CheckedLong { lsn: lsn.into(), header };
-        crc32c::crc32c_append(seed.crc, checked.as_bytes())
+        crc::append(seed.crc, checked.as_bytes())
     }
 }
 
@@ -201,6 +202,6 @@ impl ShortHeader {
     fn crc(&self, seed: &FrameSeed, lsn: Lsn) -> u32 {
         let header = Self { crc: U32::ZERO, ..*self };
         let checked = CheckedShort { lsn: lsn.into(), header };
-        crc32c::crc32c_append(seed.crc, checked.as_bytes())
+        crc::append(seed.crc, checked.as_bytes())
     }
 }
