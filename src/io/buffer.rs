@@ -5,13 +5,19 @@
 //! no single holder can promise that the bytes stand still.
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::fmt;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
 /// The block most devices and the page cache work in.
 pub const FOUR_KB_BLOCK: usize = 4096;
 /// The usual size of one buffer of the ring's ancestors, and the largest record.
 pub const ONE_MEGABYTE_BLOCK: usize = 1 << 20;
+
+/// A huge page of the processor. Where its bytes lie in one piece the device takes a megabyte as one request: of pages of
+/// 4 KiB most block devices take no more than 128 at a time, and what is longer goes by a thread of the kernel's.
+const HUGE_PAGE: usize = 2 << 20;
+/// Buffers from this size on lie in huge pages, if the kernel has some.
+const HUGE_FROM: usize = HUGE_PAGE / 2;
 
 /// A buffer could not be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -35,7 +41,10 @@ pub enum BufferAllocError {
 /// One zeroed, aligned allocation.
 pub struct Buffer {
     start: NonNull<u8>,
+    /// Its length and alignment.
     layout: Layout,
+    /// Bytes that are mapped for it alone; 0: it came from the allocator.
+    mapped: usize,
 }
 
 // SAFETY: a Buffer owns its allocation alone, and plain bytes belong to no thread.
@@ -53,10 +62,15 @@ impl Buffer {
             return Err(bad);
         }
         let layout = Layout::from_size_align(len, align).map_err(|_| bad)?;
+        let none = BufferAllocError::NoMemory { len };
+        if len >= HUGE_FROM && align <= HUGE_PAGE {
+            let (start, mapped) = map_huge(len).ok_or(none)?;
+            return Ok(Buffer { start, layout, mapped });
+        }
         // SAFETY: the layout's size was checked to be above 0.
         let start = unsafe { alloc_zeroed(layout) };
-        let start = NonNull::new(start).ok_or(BufferAllocError::NoMemory { len })?;
-        Ok(Buffer { start, layout })
+        let start = NonNull::new(start).ok_or(none)?;
+        Ok(Buffer { start, layout, mapped: 0 })
     }
 
     /// Bytes in it.
@@ -90,8 +104,46 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        // SAFETY: allocated in `new_aligned` with this very layout, and freed only here.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+        match self.mapped {
+            // SAFETY: allocated in `new_aligned` with this very layout, and freed only here.
+            0 => unsafe { dealloc(self.start.as_ptr(), self.layout) },
+            bytes => unmap(self.start.as_ptr(), bytes),
+        }
+    }
+}
+
+/// Whole huge pages for `len` bytes, and how many bytes those are: zeros, in huge pages if the kernel has some (by
+/// itself it gives none where `transparent_hugepage/enabled` is `madvise`), and touched up to `len`.
+fn map_huge(len: usize) -> Option<(NonNull<u8>, usize)> {
+    let bytes = len.checked_next_multiple_of(HUGE_PAGE)?;
+    let room = bytes.checked_add(HUGE_PAGE)?;
+    let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: a new private mapping at a place of the kernel's choice.
+    let mapping = unsafe { libc::mmap(ptr::null_mut(), room, protection, flags, -1, 0) };
+    if mapping == libc::MAP_FAILED {
+        return None;
+    }
+    let mapping = mapping.cast::<u8>();
+    let front = mapping.align_offset(HUGE_PAGE);
+    let start = mapping.wrapping_add(front);
+    // What lies before the first whole huge page, and behind the last.
+    unmap(mapping, front);
+    unmap(start.wrapping_add(bytes), room - bytes - front);
+    // SAFETY: the pages are ours. Where there are no huge pages it fails, and small ones serve.
+    unsafe { libc::madvise(start.cast(), bytes, libc::MADV_HUGEPAGE) };
+    for at in (0..len).step_by(FOUR_KB_BLOCK) {
+        // SAFETY: `at` is below `len`, within the mapping, which nobody else knows of.
+        unsafe { start.wrapping_add(at).write_volatile(0) };
+    }
+    NonNull::new(start).map(|start| (start, bytes))
+}
+
+/// Give pages back.
+fn unmap(start: *mut u8, bytes: usize) {
+    if bytes > 0 {
+        // SAFETY: whole pages of a mapping that `map_huge` made, which nothing uses any more.
+        let failed = unsafe { libc::munmap(start.cast(), bytes) } != 0;
+        debug_assert!(!failed, "munmap: {}", std::io::Error::last_os_error());
     }
 }
 
@@ -156,6 +208,18 @@ mod tests {
             assert!(b.as_slice().iter().all(|&x| x == 0));
             b.as_mut_slice()[FOUR_KB_BLOCK + 2] = 7;
             assert_eq!(b.as_slice()[FOUR_KB_BLOCK + 2], 7);
+        }
+    }
+
+    #[test]
+    fn a_large_one_begins_on_a_huge_page() {
+        for len in [HUGE_FROM, HUGE_FROM + 1, HUGE_PAGE, 3 * HUGE_PAGE - 5] {
+            let mut b = Buffer::new_aligned(len, 512).unwrap();
+            assert_eq!((b.as_ptr() as usize % HUGE_PAGE, b.len()), (0, len));
+            assert!(b.as_slice().iter().all(|&x| x == 0));
+            b.as_mut_slice().fill(9);
+            assert!(b.as_slice().iter().all(|&x| x == 9));
+            assert_eq!(b.mapped, len.next_multiple_of(HUGE_PAGE));
         }
     }
 
