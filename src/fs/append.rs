@@ -8,7 +8,6 @@ use super::inode::Node;
 use super::logs::Log;
 use super::types::{Errno, Reply, Write};
 use super::{Inner, LlamaFs};
-use crate::io::try_copy;
 use crate::store::types::{AppendAt, Appended, AttrChange, StoreError};
 
 /// An append on its way, and who waits for it.
@@ -34,7 +33,7 @@ impl LlamaFs {
         };
         // One request is one record, but for a write larger than the largest record.
         let (record, rest) = match write.data.split_at_checked(self.inner.store.max_record()) {
-            Some((record, rest)) if !rest.is_empty() => match try_copy(rest) {
+            Some((record, rest)) if !rest.is_empty() => match self.inner.store.copy_of(rest) {
                 Some(rest) => (record, Some(rest)),
                 None => return reply.send(Err(Errno::ENOMEM)),
             },
@@ -60,7 +59,7 @@ impl LlamaFs {
         };
         match self.inner.store.try_append(log.id, record, at) {
             Err(StoreError::WouldBlock) => {
-                let Some(record) = try_copy(record) else { return pending.answer(Err(Errno::ENOMEM)) };
+                let Some(record) = self.inner.store.copy_of(record) else { return pending.answer(Err(Errno::ENOMEM)) };
                 self.inner.backlog.take(record.len());
                 pending.queue(record, at);
             }
@@ -159,8 +158,9 @@ impl<R: Reply<u32>> Pending<R> {
             // At most one page more than a record in practice, so it is queued without waiting for the backlog:
             // this may be the very thread that makes room in it.
             let max = self.inner.store.max_record();
+            let copy_of = |bytes: &[u8]| self.inner.store.copy_of(bytes);
             let (record, rest) = match rest.split_at_checked(max) {
-                Some((record, more)) if !more.is_empty() => (try_copy(record), try_copy(more).map(Some)),
+                Some((record, more)) if !more.is_empty() => (copy_of(record), copy_of(more).map(Some)),
                 _ => (Some(rest), Some(None)),
             };
             let (Some(record), Some(rest)) = (record, rest) else {

@@ -11,7 +11,6 @@ use super::placing::TRAILER;
 use super::ranges::Record;
 use super::types::{AppendAt, AppendDone, Appended, Change, ChangeDone, Changed, LogId, StableDone, StoreError};
 use crate::format::{FrameHead, Kind, MAX_OFFSET, catalog::FLAG_MTIME_SET, frame, frame_len};
-use crate::io::try_copy;
 use crate::ring::ReserveError;
 
 /// What found the ring full.
@@ -83,7 +82,7 @@ impl LogStructuredStore {
 
     /// Behind those that wait for room already: one of them may be of this very thread.
     fn append_in_turn(&self, log: LogId, data: &[u8]) -> Result<Appended, StoreError> {
-        let data = try_copy(data).ok_or(StoreError::Memory)?;
+        let data = self.copy_of(data).ok_or(StoreError::Memory)?;
         let (sender, receiver) = std::sync::mpsc::channel();
         self.append_later(log, data, AppendAt::End, Box::new(move |result| drop(sender.send(result))));
         self.wait_for(&receiver)
@@ -105,6 +104,13 @@ impl LogStructuredStore {
             return done(Err(error));
         }
         self.defer(Deferred::Append { log, data, at, done });
+    }
+
+    /// A copy of a record, for [`Self::append_later`], or nothing: in memory that was used before, if there is such.
+    pub fn copy_of(&self, data: &[u8]) -> Option<Vec<u8>> {
+        let mut copy = self.rooms.take(data.len())?;
+        copy.extend_from_slice(data);
+        Some(copy)
     }
 
     pub(super) fn defer(&self, deferred: Deferred) {
@@ -155,7 +161,10 @@ impl LogStructuredStore {
         match deferred {
             Deferred::Append { log, data, at, done } => match self.append_or_wait(log, &data, at) {
                 Err(StoreError::WouldBlock) => Err(Deferred::Append { log, data, at, done }),
-                result => Ok(Answer::Append(done, result)),
+                result => {
+                    self.rooms.give_back(data);
+                    Ok(Answer::Append(done, result))
+                }
             },
             Deferred::Change { change, done } => match self.apply_or_wait(&change) {
                 Err(StoreError::WouldBlock) => Err(Deferred::Change { change, done }),

@@ -1,4 +1,5 @@
-//! Memory for what readers are given: large pieces are used again, for new pages cost as much as what is put into them.
+//! Memory for what readers are given and for records that wait for room: large pieces are used again, for new pages cost
+//! as much as what is put into them.
 
 use crate::io::try_room;
 use crate::sync::Mutex;
@@ -28,7 +29,7 @@ impl Rooms {
         try_room(len)
     }
 
-    /// What is in it was read.
+    /// What is in it is not wanted any more.
     pub fn give_back(&self, mut room: Vec<u8>) {
         if (LARGE..=LARGEST).contains(&room.capacity()) {
             room.clear();
