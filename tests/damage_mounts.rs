@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use damaged::*;
 use llamafs::io::SimDevice;
-use llamafs::store::{FrameInfo, Tail};
+use llamafs::store::{Change, FrameInfo, LogStructuredStore, NodeKind, ROOT_ID, Tail};
 
 /// Mounts of the store.
 const LIVES: u64 = 4;
@@ -98,4 +98,66 @@ fn a_mount_whose_first_frame_is_lost_is_known_to_the_readers_of_the_next() {
             offset += read.len();
         }
     }
+}
+
+fn synced(store: &LogStructuredStore, log: u32, len: usize, byte: u8) -> Vec<u8> {
+    let data = vec![byte; len];
+    let lsn = store.append(log, &data).unwrap().end_lsn;
+    store.make_stable_now(lsn).unwrap();
+    data
+}
+
+/// A disk answers the write of the block that a mount began in, and loses it: what the mount before, which was cut there,
+/// left in it checks, lies behind records of the same log, and tells of the offsets that come next.
+#[test]
+fn what_a_cut_mount_left_where_the_next_one_began_is_not_read_when_that_block_is_lost() {
+    for tail in [Tail::Rewrite, Tail::Pad] {
+        let first = device(2 << 20);
+        let store = open(&first, tail).unwrap();
+        let name = b"other".to_vec();
+        let create = Change::Create { parent: ROOT_ID, name, kind: NodeKind::Log, mode: 0o644, uid: 0, gid: 0 };
+        let other = store.change_now(create).unwrap().node.id;
+        let mut written = synced(&store, LOG, 300, b'a');
+        // Some of one flush that nobody was told of, over three blocks: its first record is torn.
+        store.append(other, &[b'b'; 100]).unwrap();
+        for _ in 0..80 {
+            store.append(LOG, &[b'c'; 100]).unwrap();
+        }
+        store.make_stable_now(store.end_lsn()).unwrap();
+        let cut = Arc::new(first.crash(1));
+        std::mem::forget(store);
+        let torn = frames(&cut).into_iter().rfind(|frame| frame.kind == "DATA" && frame.log == other).unwrap();
+        cut.poke(torn.device_offset, &[0; 16]);
+        // The next mount begins there. In its first block are records of the other log alone.
+        let store = open(&cut, tail).unwrap();
+        assert_eq!(store.log(LOG).unwrap().size, written.len() as u64, "{tail:?}");
+        synced(&store, other, 6000, b'd');
+        for byte in [b'e', b'f', b'g'] {
+            written.extend(synced(&store, LOG, 500, byte));
+        }
+        let lost = Arc::new(cut.crash(2));
+        std::mem::forget(store);
+        let mount = frames(&lost).into_iter().rfind(|frame| frame.kind == "EPOC").unwrap();
+        let block = mount.device_offset / 4096 * 4096;
+        lost.poke(block, &cut_before(&first, &torn, block));
+        let (bytes, gaps) = cat(&lost);
+        assert_eq!(gaps, Vec::new(), "{tail:?}");
+        assert!(bytes == written, "{tail:?}: cat gives what was never in the log");
+        // Those who mount it, once and once more.
+        for life in 0..2 {
+            let store = open(&lost, tail).unwrap();
+            assert!(read_all(&store, 700) == written, "{tail:?}, life {life}: what is read was never in the log");
+            written.extend(synced(&store, LOG, 100, b'h'));
+            assert!(read_all(&store, 700) == written, "{tail:?}, life {life}");
+        }
+    }
+}
+
+/// A block as the cut mount left it, with its torn record.
+fn cut_before(device: &SimDevice, torn: &FrameInfo, block: u64) -> Vec<u8> {
+    let mut bytes = device.peek(block, 4096);
+    if let Some(at) = torn.device_offset.checked_sub(block).filter(|at| *at < 4096) {
+        bytes[at as usize..at as usize + 16].fill(0);
+    }
+    bytes
 }

@@ -315,6 +315,34 @@ fn what_cannot_be_read_takes_nothing_with_it_that_is_to_stay() {
 }
 
 #[test]
+fn what_cannot_be_read_is_not_taken_for_too_old() {
+    /// A clock that no other test moves, ahead of theirs.
+    static OWN: AtomicU64 = AtomicU64::new(1_000_000_000_000_000);
+    let now = || OWN.load(Ordering::Relaxed);
+    let device = made(FormatOptions::default());
+    let options = StoreOptions { buffer_size: 20 << 10, clock: now, ..StoreOptions::default() };
+    let store = LogStructuredStore::open(device.clone() as Arc<dyn Device>, options).unwrap();
+    let mut times = Vec::new();
+    for n in 0..100 {
+        OWN.fetch_add(SECOND, Ordering::Relaxed);
+        times.push(now());
+        append(&store, LOG, n);
+    }
+    store.make_stable_now(store.end_lsn()).unwrap();
+    device.bad_sectors(place(&device, 40)..place(&device, 49));
+    OWN.fetch_add(2 * SECOND, Ordering::Relaxed);
+    let age = AttrChange { retain_age_ns: Some(now() - times[43]), ..AttrChange::default() };
+    store.set_attr(LOG, age).unwrap();
+    store.tick();
+    let head = store.log(LOG).unwrap().head;
+    assert!((38_000..=40_000).contains(&head), "what is in front of it is known and goes, and no more: {head}");
+    device.heal();
+    OWN.fetch_add(2 * SECOND, Ordering::Relaxed);
+    store.tick();
+    assert_eq!(verify(&store, LOG), 45_000, "it can be read again");
+}
+
+#[test]
 fn a_log_that_cannot_be_read_keeps_no_other_from_keeping_its_limits() {
     let device = made(FormatOptions { retain_bytes: 20_000, ..FormatOptions::default() });
     let store = open(&device);

@@ -354,6 +354,8 @@ fn a_power_failure_while_a_store_grows_leaves_it_as_it_was_or_larger_and_nothing
                 true => store.grow().is_ok(),
                 false => llamafs::store::grow(device.clone() as Arc<dyn Device>).is_ok(),
             };
+            // Nobody is shown, or given, what the next mount may not find.
+            assert!(!mounted || whole || store.stats().segments == before, "{after}: {:?}", store.stats());
             let crashed = Arc::new(device.crash(after));
             let mut image = Image::open(crashed.clone() as Arc<dyn Device>).unwrap();
             let report = image.check(&mut |_, _| {}).unwrap();
@@ -409,5 +411,41 @@ fn a_store_that_was_full_when_it_was_mounted_grows_and_loses_nothing_that_it_tak
         let report = Image::open(again.clone() as Arc<dyn Device>).unwrap().check(&mut |_, _| {}).unwrap();
         assert!(report.damage.is_empty(), "{rest}: {report:?}");
         assert!(read_all(&open(&again), log) == all, "{rest}");
+    }
+}
+
+#[test]
+fn either_superblock_of_a_store_that_has_grown_can_be_lost() {
+    for (mounted, place) in [(true, 0), (true, 65_536), (false, 0), (false, 65_536)] {
+        let device = made(8);
+        let mut store = open(&device);
+        let before = store.stats().segments;
+        if mounted {
+            device.grow(8 * SEGMENT);
+            store.grow().unwrap();
+        } else {
+            store.close().unwrap();
+            device.grow(8 * SEGMENT);
+            llamafs::store::grow(device.clone() as Arc<dyn Device>).unwrap();
+        }
+        let damaged = Arc::new(device.crash(1));
+        damaged.corrupt(place + 40, 0xff);
+        let opened = open(&damaged);
+        assert_eq!(opened.stats().segments, before + 8, "mounted {mounted}, damage at {place}");
+        if !mounted {
+            store = open(&device);
+        }
+        // And what lies in the new segments is there.
+        let log = make(&store, "log 2");
+        let mut all = Vec::new();
+        while all.len() as u64 <= before * SEGMENT {
+            let data = record(log, all.len(), 5000);
+            store.append(log, &data).unwrap();
+            all.extend(data);
+        }
+        store.make_stable_now(store.end_lsn()).unwrap();
+        let damaged = Arc::new(device.crash(2));
+        damaged.corrupt(place + 40, 0xff);
+        assert!(read_all(&open(&damaged), log) == all, "mounted {mounted}, damage at {place}");
     }
 }

@@ -216,7 +216,8 @@ impl LogStructuredStore {
         };
         let Some((range, _, lsn)) = located else { return Ok(None) };
         let found = self.find_record(log, &range, lsn, |record| record.offset + record.value > offset)?;
-        Ok(found.found.map(|record| record.time_ns))
+        // If it can't be read, what was found is another one behind it.
+        Ok(found.found.filter(|record| record.offset <= offset).map(|record| record.time_ns))
     }
 
     /// `head`, or below it so that as many bytes stay as the log is to keep.

@@ -186,6 +186,10 @@ impl<'a> Walker<'a> {
     }
 
     fn frame(&mut self, found: Found, each: &mut Each<'_>) -> ControlFlow<()> {
+        // The mount that began here has lost its first frame: what an older one left is no part of the log, though it checks.
+        if self.mounts.epoch_at(found.lsn).is_some_and(|epoch| found.epoch < epoch) {
+            return ControlFlow::Continue(());
+        }
         if let Some(held) = &self.held {
             match &found.record {
                 Some(record) if record.epoch > held.epoch => {
