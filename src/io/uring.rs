@@ -53,7 +53,7 @@ pub struct UringDevice {
 impl UringDevice {
     /// Drive `file`, which is open with O_DIRECT. The error is a sentence.
     pub(super) fn new(file: File, path: &Path, geometry: Geometry) -> Result<UringDevice, String> {
-        let ring = IoUring::builder().setup_cqsize(COMPLETIONS).build(DEPTH).map_err(|error| explain_setup(&error))?;
+        let ring = set_up().map_err(|error| explain_setup(&error))?;
         let mut probe = Probe::new();
         ring.submitter().register_probe(&mut probe).map_err(|_| TOO_OLD.to_string())?;
         let needed = [
@@ -179,6 +179,17 @@ impl UringDevice {
             out.push(Completion { token: entry.user_data(), result });
         }
         any
+    }
+}
+
+/// A ring whose completions do not interrupt a thread that is busy with something else, if the kernel knows such (Linux
+/// 5.19): the thread takes them when it next calls the kernel, and is woken if it sleeps there.
+fn set_up() -> io::Result<IoUring> {
+    match IoUring::builder().setup_cqsize(COMPLETIONS).setup_coop_taskrun().build(DEPTH) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            IoUring::builder().setup_cqsize(COMPLETIONS).build(DEPTH)
+        }
+        ring => ring,
     }
 }
 
