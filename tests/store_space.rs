@@ -239,6 +239,55 @@ fn the_older_checkpoint_leads_to_the_end_after_any_number_of_crashes() {
     assert!(fell_back > 100 && freed > 20, "{fell_back} {freed}");
 }
 
+/// Place of segment `sequence`, which has a header.
+fn place_of(bytes: &[u8], sequence: u64) -> usize {
+    let is = |at: &usize| bytes[*at..].starts_with(b"LLAMASEG") && bytes[at + 32..at + 40] == sequence.to_le_bytes();
+    (0..bytes.len()).step_by(512).find(is).unwrap()
+}
+
+/// A mount that was cut had begun the next segment too. The mount behind it fills the segment of the cut, and what it wrote
+/// of the next one is lost: then the log ends there, and what the first one wrote does not come back.
+#[test]
+fn a_segment_that_a_cut_mount_began_does_not_come_back() {
+    let device = made(16);
+    let store = open(&device);
+    let log = make(&store, "log 2");
+    let mut kept = record(log, 0, 3000);
+    let cut = store.append(log, &kept).unwrap().end_lsn;
+    store.make_stable_now(cut).unwrap();
+    for n in 1..60 {
+        store.append(log, &record(log, n, 3000)).unwrap();
+    }
+    while device.pending() > 0 {
+        store.poll(true);
+    }
+    let segment = SEGMENT as usize;
+    let sequence = cut / SEGMENT;
+    let mut first = device.snapshot();
+    let here = place_of(&first, sequence);
+    first[here + (cut % SEGMENT).next_multiple_of(512) as usize..here + segment].fill(0);
+    let device = Arc::new(SimDevice::from_bytes(&first, 1));
+    let store = open(&device);
+    assert!(read_all(&store, log) == kept);
+    for n in 100.. {
+        let data = record(log, n, 3000);
+        let lsn = store.append(log, &data).unwrap().end_lsn;
+        if lsn > (sequence + 1) * SEGMENT {
+            store.make_stable_now(lsn).unwrap();
+            break;
+        }
+        kept.extend(data);
+    }
+    let mut second = device.snapshot();
+    let (left, written) = (place_of(&first, sequence + 1), place_of(&second, sequence + 1));
+    second[written..written + segment].fill(0);
+    second[left..left + segment].copy_from_slice(&first[left..left + segment]);
+    let device = Arc::new(SimDevice::from_bytes(&second, 1));
+    let report = Image::open(device.clone() as Arc<dyn Device>).unwrap().recovery().clone();
+    assert_eq!((report.damage, report.end_lsn / SEGMENT), (Vec::new(), sequence + 1));
+    assert!(read_all(&open(&device), log) == kept);
+}
+
 #[test]
 fn a_store_grows_with_its_device_mounted_or_not() {
     let device = made(8);
