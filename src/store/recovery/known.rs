@@ -90,13 +90,14 @@ impl Source<'_> {
     /// Where the summary of a live segment is, if it has one in a live segment.
     pub fn place(&self, table: &SegmentTable, sequence: u64) -> Option<Place> {
         let Summarised::At { lsn, total } = table.get(sequence)?.summary else { return None };
-        let base = self.shape.block_down(lsn);
-        let end = self.shape.block_up(lsn.saturating_add(u64::from(total))).min(self.shape.segment_end(lsn));
         // No frame is longer than the largest record.
         if u64::from(total) > crate::format::frame_len(self.shape.max_record) as u64 {
             return None;
         }
+        // A forged one may name any place: only what lies in a live segment is counted with.
         let oldest_epoch = table.get(self.shape.sequence(lsn))?.entry.epoch;
+        let base = self.shape.block_down(lsn);
+        let end = self.shape.block_up(lsn.saturating_add(u64::from(total))).min(self.shape.segment_end(lsn));
         Some(Place { sequence, lsn, oldest_epoch, device: (table.device_offset(base)?, (end - base) as usize) })
     }
 
