@@ -24,6 +24,11 @@ const IOCTL_OUT: usize = 1 << 14;
 const LARGEST_READ: usize = 1 << 20;
 /// Memory that options may ask for here.
 const RING_BYTES: usize = 4 << 20;
+/// Inodes that are kept for later requests, about.
+const MOST_MADE: usize = 64;
+/// Times that a change of a byte or two keeps times, or not.
+const TIMES: [&str; 4] =
+    ["1970-01-01T00:00:00Z", "2026-11-26T12:00:00.000000001Z", "2026-11-26T12:00:00+02:00", "2999-12-31T23:59:59Z"];
 const LOG_INO: u64 = 0x101;
 const CONTROL_INO: u64 = 1 << 40;
 
@@ -126,7 +131,7 @@ impl Mounted {
     fn step(&mut self, input: &mut Input<'_>) {
         let ino = self.ino(input);
         let size = self.log.len() as u64;
-        match input.u8() % 30 {
+        match input.u8() % 32 {
             0 => {
                 let len = usize::from(input.u8());
                 self.lookup(ino, input.bytes(len));
@@ -185,6 +190,7 @@ impl Mounted {
                 self.failing = true;
             }
             22..=29 => self.change(input),
+            30 | 31 => self.view(input),
             _ => {
                 // Rarely: nothing much happens afterwards.
                 if input.u8() == 7 {
@@ -264,9 +270,41 @@ impl Mounted {
         match (parent, name) {
             (1, b"log") => assert_eq!(found, Ok(LOG_INO)),
             (1, b".llamafs") => assert_eq!(found, Ok(CONTROL_INO)),
-            (CONTROL_INO, b"status" | b"status.json" | b"ring" | b"device") => assert!(found.is_ok()),
-            (CONTROL_INO.., _) => assert!(found.is_err(), "{name:?} in {parent}: {found:?}"),
+            (CONTROL_INO, b"status" | b"status.json" | b"ring" | b"device" | b"retained" | b"at") => {
+                assert!(found.is_ok())
+            }
+            (CONTROL_INO, _) => assert!(found.is_err(), "{name:?} in {parent}: {found:?}"),
             _ => {}
+        }
+    }
+
+    /// A log from where it begins, or from a time on: the end of what was appended to it, and the times as callers may give
+    /// them. What was found is there for all other requests.
+    fn view(&mut self, input: &mut Input<'_>) {
+        let in_control = |name: &[u8]| self.fs.lookup(CONTROL_INO, name).expect("a directory that is always there").ino;
+        let directory = match usize::from(input.u8()) % 5 {
+            0 => in_control(b"retained"),
+            n => {
+                let mut time = TIMES[n - 1].as_bytes().to_vec();
+                for _ in 0..input.u8() % 4 {
+                    let at = input.below(time.len());
+                    time[at] = input.u8();
+                }
+                match self.fs.lookup(in_control(b"at"), &time) {
+                    Ok(found) => found.ino,
+                    Err(_) => return,
+                }
+            }
+        };
+        let Ok(file) = self.fs.lookup(directory, b"log").map(|found| found.ino) else { return };
+        self.made.truncate(MOST_MADE);
+        self.made.extend([directory, file]);
+        let fh = u64::from(input.u8() % 20);
+        let read = self.ask(|fs, reply| fs.read(Read { ino: file, fh, offset: 0, len: LARGEST_READ }, reply));
+        match read {
+            Ok(bytes) if bytes.len() < LARGEST_READ => assert!(self.log.ends_with(&bytes), "{} bytes", bytes.len()),
+            Ok(_) => {}
+            Err(error) => assert!(self.shut || self.failing, "{error:?}"),
         }
     }
 
