@@ -3,6 +3,7 @@
 //! was appended.
 
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use llamafs::cli;
 use llamafs::fs::types::{Ioctl, New, Read, SetAttr, SetTime, Write};
@@ -14,6 +15,8 @@ use super::guard::Guard;
 use super::images;
 use super::input::Input;
 
+/// How long a request may take to be answered.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Requests of one input, at most.
 const MOST: usize = 200;
 /// Bytes of one write; the largest record is far below.
@@ -215,11 +218,18 @@ impl Mounted {
     fn ask<T: Send + 'static>(&self, request: impl FnOnce(&LlamaFs, Answer<T>)) -> Result<T, Errno> {
         let slot = Arc::new(Mutex::new(None));
         request(&self.fs, Answer(slot.clone()));
+        let asked = Instant::now();
         loop {
             if let Some(result) = slot.lock().unwrap().take() {
                 return result;
             }
-            assert!(self.store.poll(true) > 0 || slot.lock().unwrap().is_some(), "a request that is never answered");
+            // Where a view begins is looked for by a thread, which may be the one that takes completions just now.
+            if self.store.poll(true) == 0 && slot.lock().unwrap().is_none() {
+                assert!(asked.elapsed() < PATIENCE, "a request that is never answered");
+                // And room, where there is none but can be some, is made by another, which is not started here.
+                self.store.tick();
+                std::thread::sleep(Duration::from_micros(100));
+            }
         }
     }
 
