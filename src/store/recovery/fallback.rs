@@ -16,6 +16,11 @@ impl Recovery<'_> {
         let (Some(newest), Some(last)) = (newest, self.table.newest()) else { return Ok(()) };
         let (mut before, mut epoch) = (newest.physical, newest.epoch);
         for sequence in newest.sequence.saturating_add(1)..=last {
+            // What is part of the log is no free segment, and its header need not be read.
+            if let Some(live) = self.table.get(sequence) {
+                (before, epoch) = (live.entry.physical, live.entry.epoch);
+                continue;
+            }
             // Where one is missing that checkpoint leads no further.
             let Some(next) = self.find_segment(sequence, Some(before), epoch, false)? else { break };
             self.table.hold(next.physical, older.generation);

@@ -18,7 +18,8 @@ mod start;
 
 pub use known::Source;
 
-use std::cell::OnceCell;
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::time::Instant;
 
 use super::checkpoints::Loaded;
@@ -93,8 +94,8 @@ struct Recovery<'a> {
     report: RecoveryReport,
     /// Without a checkpoint: the segments that have a header.
     headers: Headers,
-    /// What each segment's header says, once one had to be looked for everywhere.
-    everywhere: OnceCell<Vec<Option<SegmentHeader>>>,
+    /// Headers that were read already.
+    seen: RefCell<HashMap<u32, Option<SegmentHeader>>>,
 }
 
 /// Decide what the store holds.
@@ -137,7 +138,7 @@ pub fn recover(
     let stable = known.max(superblock.stable_lsn);
     let report = RecoveryReport { from_lsn: from, notes, ..RecoveryReport::default() };
     let mut recovery =
-        Recovery { io, shape, superblock, table, replay, stable, report, headers, everywhere: OnceCell::new() };
+        Recovery { io, shape, superblock, table, replay, stable, report, headers, seen: RefCell::default() };
     if let Some(older) = &checkpoints.older {
         recovery.keep_for(older).map_err(failed)?;
     }

@@ -141,9 +141,6 @@ impl Recovery<'_> {
         let likely: Vec<u32> = hint.into_iter().chain(self.table.next_free()).collect();
         // A segment that was opened when no other was free does not say which one follows.
         let everywhere = if must_exist || hint.is_none() { 0..self.shape.segments } else { 0..0 };
-        if !everywhere.is_empty() {
-            self.read_headers()?;
-        }
         let live: HashSet<u32> = self.table.live().map(|entry| entry.physical).collect();
         let mut places = likely.clone();
         places.extend(everywhere.filter(|physical| !likely.contains(physical)));
@@ -240,21 +237,13 @@ impl Recovery<'_> {
         self.table.physical(sequence.saturating_sub(1))
     }
 
-    /// All headers, once: else a store that is made so would have all of them read for each of its segments.
-    fn read_headers(&self) -> Result<(), IoError> {
-        if self.everywhere.get().is_none() {
-            let headers: Result<_, IoError> =
-                (0..self.shape.segments).map(|physical| self.header_at(physical)).collect();
-            let headers = headers?;
-            self.everywhere.get_or_init(|| headers);
-        }
-        Ok(())
-    }
-
+    /// A header is read once: else a store that is made so would have all of them read for each of its segments.
     fn header_at(&self, physical: u32) -> Result<Option<SegmentHeader>, IoError> {
-        if let Some(headers) = self.everywhere.get() {
-            return Ok(headers.get(physical as usize).copied().flatten());
+        if let Some(header) = self.seen.borrow().get(&physical) {
+            return Ok(*header);
         }
-        read_segment_header(self.io, &self.shape, &self.superblock.uuid, physical)
+        let header = read_segment_header(self.io, &self.shape, &self.superblock.uuid, physical)?;
+        self.seen.borrow_mut().insert(physical, header);
+        Ok(header)
     }
 }
