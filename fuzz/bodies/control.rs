@@ -226,8 +226,10 @@ impl Mounted {
             // Where a view begins is looked for by a thread, which may be the one that takes completions just now.
             if self.store.poll(true) == 0 && slot.lock().unwrap().is_none() {
                 assert!(asked.elapsed() < PATIENCE, "a request that is never answered");
-                // And room, where there is none but can be some, is made by another, which is not started here.
-                self.store.tick();
+                // Room, where there is none but can be some, is made by another, which is not started here.
+                if self.store.deferred() > 0 {
+                    self.store.tick();
+                }
                 std::thread::sleep(Duration::from_micros(100));
             }
         }

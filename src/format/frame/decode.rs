@@ -1,7 +1,6 @@
 //! Reading frames from bytes that may be anything.
 
-use super::super::crc;
-use super::super::{FRAME_ALIGN, FRAME_HEADER, Lsn, MAX_PAYLOAD, MAX_SEGMENT, SHORT_FRAME, frame_len, is_zero};
+use super::super::{FRAME_ALIGN, FRAME_HEADER, Lsn, MAX_PAYLOAD, MAX_SEGMENT, SHORT_FRAME, crc, frame_len, is_zero};
 use super::{FrameKind, FrameSeed, LongHeader, ShortHeader};
 use zerocopy::FromBytes;
 

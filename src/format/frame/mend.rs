@@ -3,8 +3,7 @@
 //! Nothing is repaired by this. It keeps a reader from looking for the next frame inside the broken one's payload, and
 //! it tells which record was lost.
 
-use super::super::crc;
-use super::super::{FRAME_HEADER, Lsn, MAX_PAYLOAD, SHORT_FRAME, frame_len, is_zero};
+use super::super::{FRAME_HEADER, Lsn, MAX_PAYLOAD, SHORT_FRAME, crc, frame_len, is_zero};
 use super::decode::{Frame, short_total};
 use super::{EPOCH_PAYLOAD, EpochRecord, FrameKind, FrameSeed, LongHeader, ShortHeader, decode_epoch};
 use std::collections::BTreeMap;

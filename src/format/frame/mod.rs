@@ -14,8 +14,7 @@ pub use encode::{encode_header, encode_mark, encode_pad, encode_void, write_fram
 pub use epoch::{EPOCH_PAYLOAD, EpochRecord, decode_epoch, infer_epoch};
 pub use mend::{EPOCH_FRAME, mend, mend_epoch};
 
-use super::crc;
-use super::{FRAME_HEADER, Lsn, SHORT_FRAME};
+use super::{FRAME_HEADER, Lsn, SHORT_FRAME, crc};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 

@@ -36,7 +36,7 @@ impl Recovery<'_> {
         epoch: u64,
     ) -> Result<bool, IoError> {
         let start = self.shape.segment_start(sequence);
-        let known = self.table.live().find(|entry| entry.sequence == sequence).copied();
+        let known = self.table.get(sequence).map(|segment| segment.entry);
         if let Some(entry) = known {
             let header = self.header_at(entry.physical)?.filter(|header| header.sequence == sequence);
             match header {
@@ -129,7 +129,7 @@ impl Recovery<'_> {
         epoch: u64,
         must_exist: bool,
     ) -> Result<Option<Next>, IoError> {
-        if let Some(entry) = self.table.live().find(|entry| entry.sequence == sequence) {
+        if let Some(entry) = self.table.get(sequence).map(|segment| segment.entry) {
             let header = self.header_at(entry.physical)?.filter(|header| header.sequence == sequence);
             return Ok(Some(Next { sequence, physical: entry.physical, epoch: entry.epoch, header }));
         }
