@@ -239,6 +239,52 @@ fn the_older_checkpoint_leads_to_the_end_after_any_number_of_crashes() {
     assert!(fell_back > 100 && freed > 20, "{fell_back} {freed}");
 }
 
+/// Both checkpoints are lost, and the newest segment names a free one as the next, in which a whole segment lies that was let
+/// go: it is no part of the log, and what is appended then goes there, where the next recovery looks for it.
+#[test]
+fn what_was_let_go_is_not_taken_back_from_where_the_log_goes_on() {
+    let mut freed = 0;
+    for life in 0..80 {
+        // Few segments, so that each was used before.
+        let device = formatted(12 * SEGMENT + life as u64 % 3 * SEGMENT);
+        let store = open(&device);
+        let keep = make(&store, "keep");
+        churn(&store, keep, 2 + life % 8);
+        (0..life * 5 % 16).for_each(|n| drop(store.append(keep, &record(keep, n, 900)).unwrap()));
+        let kept = read_all(&store, keep);
+        store.make_stable_now(store.end_lsn()).unwrap();
+        freed += store.stats().segments_freed;
+        let crashed = Arc::new(device.crash(life as u64));
+        drop(store);
+        let bytes = crashed.snapshot();
+        for at in (0..bytes.len()).filter(|at| bytes[*at..].starts_with(b"LLAMACKP")) {
+            crashed.corrupt(at as u64 + 20, 1);
+        }
+        let store = open(&crashed);
+        store.audit().unwrap();
+        assert!(read_all(&store, keep) == kept, "{life}: {:?}", store.log(keep).unwrap());
+        // What came back by that goes again, and its segments are free while the log goes on.
+        for log in store.logs().into_iter().filter(|log| log.id != keep) {
+            remove(&store, std::str::from_utf8(&log.name).unwrap());
+        }
+        (0..4).for_each(|_| store.tick());
+        freed += store.stats().segments_freed;
+        let from = store.log(keep).unwrap().size;
+        let data: Vec<u8> = (0..30).flat_map(|n| record(keep, n + life, 4000)).collect();
+        data.chunks(4000).for_each(|record| drop(store.append(keep, record).unwrap()));
+        store.make_stable_now(store.end_lsn()).unwrap();
+        let crashed = Arc::new(crashed.crash(life as u64));
+        drop(store);
+        let store = open(&crashed);
+        store.audit().unwrap();
+        for (n, record) in data.chunks(4000).enumerate() {
+            let read = store.read_now(keep, from + n as u64 * 4000, 4000);
+            assert!(read.as_deref() == Ok(record), "{life}: record {n}: {:?}", read.map(|read| read.len()));
+        }
+    }
+    assert!(freed > 500, "{freed}");
+}
+
 /// Place of segment `sequence`, which has a header.
 fn place_of(bytes: &[u8], sequence: u64) -> usize {
     let is = |at: &usize| bytes[*at..].starts_with(b"LLAMASEG") && bytes[at + 32..at + 40] == sequence.to_le_bytes();

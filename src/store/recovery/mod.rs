@@ -11,6 +11,7 @@
 //! - `fallback`: what has to stay for the older checkpoint
 
 mod fallback;
+mod freed;
 mod judge;
 mod known;
 mod next;
@@ -34,6 +35,7 @@ use crate::format::{
     Checkpoint, FrameKind, Lsn, MountEntry, SavedRange, SegmentHeader, Summarised, Summary, Superblock,
 };
 use crate::io::{IoError, QuikIO};
+use freed::Freed;
 use start::Headers;
 
 /// What recovery decided.
@@ -94,6 +96,7 @@ struct Recovery<'a> {
     report: RecoveryReport,
     /// Without a checkpoint: the segments that have a header.
     headers: Headers,
+    freed: Freed,
     /// Headers that were read already.
     seen: RefCell<HashMap<u32, Option<SegmentHeader>>>,
 }
@@ -111,7 +114,7 @@ pub fn recover(
     let failed = |error: IoError| OpenError::Device { device: io.describe(), error };
     let most_nodes = most_nodes(superblock);
     let mut notes = Vec::new();
-    let mut headers = Headers::new();
+    let (mut headers, mut freed) = (Headers::new(), Freed::default());
     let (table, replay, from, epoch, known) = match checkpoints.newest {
         Some(mut checkpoint) => {
             let mut table = start::table_of(shape, superblock, &checkpoint)
@@ -125,20 +128,21 @@ pub fn recover(
         }
         None => {
             notes.push("no checkpoint could be used: every segment was read".to_owned());
-            headers = start::headers(io, shape, superblock).map_err(failed)?;
+            let stable;
+            (headers, freed, stable) = start::headers(io, shape, superblock).map_err(failed)?;
             let (table, from, epoch) = start::table_from(shape, &headers).ok_or_else(|| OpenError::Damaged {
                 device: device(),
                 what: "no checkpoint and no segment header can be read".to_owned(),
             })?;
             let mut replay = Replay::new(shape, max_points, most_nodes);
             replay.mounts.begin(MountEntry { epoch, cut_lsn: from, first_lsn: from });
-            (table, replay, from, epoch, 0)
+            (table, replay, from, epoch, stable)
         }
     };
     let stable = known.max(superblock.stable_lsn);
     let report = RecoveryReport { from_lsn: from, notes, ..RecoveryReport::default() };
     let mut recovery =
-        Recovery { io, shape, superblock, table, replay, stable, report, headers, seen: RefCell::default() };
+        Recovery { io, shape, superblock, table, replay, stable, report, headers, freed, seen: RefCell::default() };
     if let Some(older) = &checkpoints.older {
         recovery.keep_for(older).map_err(failed)?;
     }

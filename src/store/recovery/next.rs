@@ -79,11 +79,12 @@ impl Recovery<'_> {
         Ok(true)
     }
 
-    /// Without a checkpoint nobody knows which segments were let go. One further on that was opened when all in front of
-    /// `sequence` was stable tells that it was one of them.
+    /// Without a checkpoint nobody knows which segments were let go. If it is known that the log is stable further on, or
+    /// was up to `sequence` when one further on was opened, it was one of them.
     fn behind_hole(&self, sequence: u64, epoch: u64) -> Option<Next> {
         let (_, header) = self.headers.range(sequence..).next()?;
-        let follows = header.epoch >= epoch && header.stable_lsn >= self.shape.segment_start(sequence);
+        let (start, next) = (self.shape.segment_start(sequence), self.shape.segment_start(header.sequence));
+        let follows = header.epoch >= epoch && (header.stable_lsn >= start || self.stable > next);
         follows.then_some(Next {
             sequence: header.sequence,
             physical: header.physical,
@@ -138,7 +139,8 @@ impl Recovery<'_> {
             None => None,
         };
         let hint = hint.filter(|place| *place < self.shape.segments);
-        let likely: Vec<u32> = hint.into_iter().chain(self.table.next_free()).collect();
+        let told = self.headers.get(&sequence).map(|header| header.physical);
+        let likely: Vec<u32> = hint.into_iter().chain(self.table.next_free()).chain(told).collect();
         // A segment that was opened when no other was free does not say which one follows.
         let everywhere = if must_exist || hint.is_none() { 0..self.shape.segments } else { 0..0 };
         let live: HashSet<u32> = self.table.live().map(|entry| entry.physical).collect();
@@ -152,6 +154,7 @@ impl Recovery<'_> {
             let header = header.filter(|header| {
                 header.sequence == sequence && (epoch..=self.superblock.epoch).contains(&header.epoch)
             });
+            let header = header.filter(|header| !self.freed.holds(*physical, sequence, header.epoch));
             if let Some(header) = header
                 && found.as_ref().is_none_or(|have| header.epoch > have.epoch)
             {
@@ -172,7 +175,8 @@ impl Recovery<'_> {
         for physical in places {
             let mut scanner = self.scanner();
             scanner.enter(first, physical, epoch);
-            if scanner.resync_within(first, until)?.is_some() {
+            let is_there = scanner.resync_within(first, until)?.is_some();
+            if is_there && !self.freed.holds(physical, sequence, scanner.epoch()) {
                 return Ok(Some(Next { sequence, physical, epoch: scanner.epoch(), header: None }));
             }
         }

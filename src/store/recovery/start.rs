@@ -8,6 +8,8 @@ use crate::store::geometry::Shape;
 use crate::store::scan::read_segment_header;
 use crate::store::segments::SegmentTable;
 
+use super::freed::Freed;
+
 /// The table a checkpoint describes, if it can be one of this store.
 pub(super) fn table_of(shape: Shape, superblock: &Superblock, checkpoint: &Checkpoint) -> Result<SegmentTable, String> {
     let mut live: Vec<SegmentEntry> = checkpoint
@@ -58,18 +60,27 @@ pub(super) fn table_of(shape: Shape, superblock: &Superblock, checkpoint: &Check
 /// Segment headers by sequence number.
 pub(super) type Headers = BTreeMap<u64, SegmentHeader>;
 
-/// All segment headers: for a store whose checkpoints are both lost.
-pub(super) fn headers(io: &QuikIO, shape: Shape, superblock: &Superblock) -> Result<Headers, IoError> {
+/// The headers of all segments that may be part of the log, what headers say is none, and up to where they say that it is
+/// stable: for a store whose checkpoints are both lost.
+pub(super) fn headers(io: &QuikIO, shape: Shape, superblock: &Superblock) -> Result<(Headers, Freed, Lsn), IoError> {
     let mut headers = Headers::new();
     for physical in 0..shape.segments {
         if let Some(header) = read_segment_header(io, &shape, &superblock.uuid, physical)?
             && header.epoch <= superblock.epoch
             && header.sequence < u64::MAX / shape.segment_size - 2
         {
-            headers.insert(header.sequence, header);
+            // Of two that say so the younger is it.
+            headers.entry(header.sequence).and_modify(|have| *have = younger(*have, header)).or_insert(header);
         }
     }
-    Ok(headers)
+    let freed = Freed::of(&headers);
+    let stable = headers.values().map(|header| header.stable_lsn).max().unwrap_or(0);
+    headers.retain(|_, header| !freed.holds(header.physical, header.sequence, header.epoch));
+    Ok((headers, freed, stable))
+}
+
+fn younger(one: SegmentHeader, other: SegmentHeader) -> SegmentHeader {
+    if other.epoch > one.epoch { other } else { one }
 }
 
 /// The table to begin with that they tell: their first.
