@@ -209,7 +209,7 @@ fn raw(job: &Job, record: usize, depth: usize, write: Option<bool>) -> Result<An
             None => {
                 let buffer = io.buffer(record).map_err(|error| error.to_string())?;
                 let done = Box::new(move |result: Result<_, _>| told.one(began, say(result.map(drop))));
-                io.read(buffer, record, offset, done);
+                io.read(buffer, 0..record, offset, done);
             }
         }
         started += 1;

@@ -102,9 +102,9 @@ impl QuikIO {
         self.inner.admit(Work::Write { buf, range, fixed, dsync, done }, offset);
     }
 
-    /// Queue a read of `len` bytes at `offset` into `buf[..len]`. It is not ordered against writes.
-    pub fn read(&self, buf: Buffer, len: usize, offset: u64, done: ReadDone) {
-        self.inner.admit(Work::Read { buf: Some(buf), len, done }, offset);
+    /// Queue a read at `offset` into `buf[range]`. It is not ordered against writes.
+    pub fn read(&self, buf: Buffer, range: Range<usize>, offset: u64, done: ReadDone) {
+        self.inner.admit(Work::Read { buf: Some(buf), range, done }, offset);
     }
 
     /// Queue a flush of the device: it covers every write whose `done` ran before this call.
@@ -174,7 +174,7 @@ impl QuikIO {
 
     /// Read and wait.
     pub fn read_now(&self, buf: Buffer, len: usize, offset: u64) -> Result<Buffer, IoError> {
-        self.wait_for(|done| self.read(buf, len, offset, done))
+        self.wait_for(|done| self.read(buf, 0..len, offset, done))
     }
 
     /// Ask the device how large it is now, and take requests up to there. It never becomes smaller by this.
@@ -200,7 +200,7 @@ impl QuikIO {
                 inner.owner.answered();
             };
             match self.buffer(len) {
-                Ok(buffer) => self.read(buffer, len, offset, Box::new(put)),
+                Ok(buffer) => self.read(buffer, 0..len, offset, Box::new(put)),
                 Err(_) => put(Err(IoError { errno: libc::ENOMEM, op: "read", offset, len: len as u64 })),
             }
         }

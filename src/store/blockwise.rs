@@ -61,7 +61,7 @@ impl Walk {
             }
             self.next();
         };
-        store.io.read(part, block, offset, Box::new(done));
+        store.io.read(part, 0..block, offset, Box::new(done));
     }
 
     fn there(&mut self, part: &Buffer, block: usize) {

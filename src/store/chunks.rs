@@ -24,6 +24,8 @@ pub struct Chunk {
     pub lsns: Range<Lsn>,
     /// LSN of the buffer's first byte, at or below the range.
     pub base: Lsn,
+    /// What was read ends here: a whole block. Behind the frames it is the beginning of the next one.
+    pub until: Lsn,
     /// What was read.
     pub buffer: Arc<Buffer>,
     /// Seed of the frames behind the last one.
@@ -36,6 +38,12 @@ impl Chunk {
         let bytes = self.buffer.as_slice();
         let end = bytes.len().min((self.lsns.end - self.base) as usize);
         bytes.get((lsn - self.base) as usize..end).unwrap_or(&[])
+    }
+
+    /// What was read behind the last frame.
+    pub fn rest(&self) -> &[u8] {
+        let place = |lsn: Lsn| (lsn - self.base) as usize;
+        self.buffer.as_slice().get(place(self.lsns.end)..place(self.until)).unwrap_or(&[])
     }
 }
 
@@ -56,11 +64,22 @@ impl ChunkCache {
         Some(chunk)
     }
 
-    /// Where the frames behind the chunk with `lsn` begin, and their seed, without counting as a use of it.
-    pub fn behind(&self, lsn: Lsn) -> Option<(Lsn, Option<FrameSeed>)> {
+    /// The chunks from the one with `lsn` on, one behind the other: how many, and where what was read ends, if anything
+    /// was. Counts as a use of none.
+    pub fn reach(&self, mut lsn: Lsn) -> (usize, Option<Lsn>) {
         let chunks = self.chunks.lock();
-        let found = chunks.iter().rev().find(|chunk| chunk.lsns.contains(&lsn))?;
-        Some((found.lsns.end, found.seed))
+        let mut count = 0;
+        while let Some(next) =
+            chunks.iter().filter(|chunk| chunk.lsns.contains(&lsn)).max_by_key(|chunk| chunk.lsns.end)
+        {
+            (lsn, count) = (next.lsns.end, count + 1);
+        }
+        (count, chunks.iter().filter(|chunk| chunk.lsns.end == lsn).map(|chunk| chunk.until).max())
+    }
+
+    /// The chunk of what was read up to `until`.
+    pub fn up_to(&self, until: Lsn) -> Option<Chunk> {
+        self.chunks.lock().iter().rev().find(|chunk| chunk.until == until).cloned()
     }
 
     /// Keep a chunk; the one longest unused goes.

@@ -45,6 +45,7 @@ mod moment;
 mod mounts;
 mod nodes;
 mod open;
+mod pieces;
 mod placing;
 mod ranges;
 mod read;
@@ -111,6 +112,7 @@ pub struct LogStructuredStore {
     deferred_count: AtomicUsize,
     keeper: keeper::Keeper,
     chunks: chunks::ChunkCache,
+    pieces: pieces::Pieces,
     rooms: rooms::Rooms,
     reads: reads::Reads,
     reclaimer: Arc<reclaim::Reclaimer>,

@@ -126,6 +126,7 @@ impl LogStructuredStore {
             deferred_count: AtomicUsize::new(0),
             keeper: Keeper::new(options.flush_ms),
             chunks: ChunkCache::default(),
+            pieces: super::pieces::Pieces::default(),
             rooms: Default::default(),
             reads: super::reads::Reads::default(),
             reclaimer: Arc::default(),

@@ -295,7 +295,7 @@ impl LogStructuredStore {
                 Err(_) => store.ask_around(number, job, base..end, until, offset),
             }
         };
-        self.io.read(buffer, len, offset, Box::new(done));
+        self.io.read(buffer, 0..len, offset, Box::new(done));
     }
 
     /// What was asked for at once can't be read: block by block, then.
@@ -362,7 +362,7 @@ impl LogStructuredStore {
         let range = (offset - base) as usize..(end - base) as usize;
         self.io.read(
             buffer,
-            span,
+            0..span,
             base,
             Box::new(move |result| {
                 done(match result {

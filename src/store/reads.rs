@@ -22,16 +22,6 @@ struct Flying {
     waiting: Vec<Job>,
 }
 
-/// What comes of the wish to read ahead.
-pub enum Launch {
-    /// It is read, as this number.
-    Go(u64),
-    /// It is being read already, from this LSN on.
-    Flies(Lsn),
-    /// Not now.
-    Not,
-}
-
 #[derive(Default)]
 struct State {
     next: u64,
@@ -66,22 +56,26 @@ impl Reads {
         Some((number, job))
     }
 
-    /// A read ahead of `lsns`, unless it is on its way already or readers need the device more.
-    pub fn launch_ahead(&self, lsns: Range<Lsn>) -> Launch {
+    /// The number of a read ahead of `lsns`, unless it is on its way already or readers need the device more.
+    pub fn launch_ahead(&self, lsns: Range<Lsn>) -> Option<u64> {
         let mut state = self.state.lock();
-        // They overlap a little: it is the same only if it holds most of it.
         let middle = lsns.start.midpoint(lsns.end);
-        let most = |read: &&Flying| read.lsns.contains(&lsns.start) && read.lsns.contains(&middle);
-        if let Some(read) = state.flying.iter().find(most) {
-            return Launch::Flies(read.lsns.start);
-        }
-        if !state.queued.is_empty() || state.flying.len() >= MAX_AHEAD {
-            return Launch::Not;
+        let flies = state.flying.iter().any(|read| read.lsns.contains(&middle));
+        if flies || !state.queued.is_empty() || state.flying.len() >= MAX_AHEAD {
+            return None;
         }
         let number = state.next;
         state.next += 1;
         state.flying.push(Flying { number, lsns, waiting: Vec::new() });
-        Launch::Go(number)
+        Some(number)
+    }
+
+    /// The first frame of what read `number` brings begins at `lsn`, before it: what is missing of it is there by then.
+    pub fn begins(&self, number: u64, lsn: Lsn) {
+        let mut state = self.state.lock();
+        if let Some(read) = state.flying.iter_mut().find(|read| read.number == number) {
+            read.lsns.start = read.lsns.start.min(lsn);
+        }
     }
 
     /// Read `number` has landed and its chunk is kept: the jobs that waited for it.

@@ -32,7 +32,8 @@ impl LogStructuredStore {
         let from = |lsn: Lsn| bytes.get((lsn - base) as usize..).unwrap_or(&[]);
         let (lsn, failure) = mounts.frames(job.lsn..until, from(job.lsn), segment_end);
         if lsn > job.lsn {
-            let chunk = Chunk { lsns: job.lsn..lsn, base, buffer: Arc::new(buffer), seed: mounts.seed };
+            let until = self.shape.block_down(until.max(job.lsn));
+            let chunk = Chunk { lsns: job.lsn..lsn, base, until, buffer: Arc::new(buffer), seed: mounts.seed };
             self.chunks.put(chunk.clone());
             return self.take_from_chunk(job, &chunk);
         }
@@ -49,7 +50,8 @@ impl LogStructuredStore {
         self.pass_over(job, &mut mounts, &failure, &from, until)
     }
 
-    /// Keep what was read ahead from `lsn` up to `until`, as far as it checks: where it ends, and the seed there.
+    /// Keep what was read ahead from `lsn` up to `until`, as far as it checks: where that ends. A frame that reaches beyond
+    /// all of it is kept for what comes behind.
     pub(super) fn keep_ahead(
         &self,
         lsn: Lsn,
@@ -57,15 +59,15 @@ impl LogStructuredStore {
         buffer: Buffer,
         base: Lsn,
         until: Lsn,
-    ) -> Option<(Lsn, Option<FrameSeed>)> {
+    ) -> Option<Lsn> {
         let mut mounts = self.mounts_of(lsn, seed);
         let bytes = buffer.as_slice().get((lsn - base) as usize..(until - base) as usize).unwrap_or(&[]);
-        let (end, _) = mounts.frames(lsn..until, bytes, self.shape.segment_end(base));
-        if end <= lsn {
+        let (end, failure) = mounts.frames(lsn..until, bytes, self.shape.segment_end(base));
+        if lsn >= until || end == lsn && !matches!(failure, FrameError::NeedMore(_)) {
             return None;
         }
-        self.chunks.put(Chunk { lsns: lsn..end, base, buffer: Arc::new(buffer), seed: mounts.seed });
-        Some((end, mounts.seed))
+        self.chunks.put(Chunk { lsns: lsn..end, base, until, buffer: Arc::new(buffer), seed: mounts.seed });
+        Some(end)
     }
 
     /// No frame checks at the job's LSN because the log ended there once, and the next mount began behind it, on the

@@ -22,8 +22,8 @@ const MAX_REQUEST: usize = 1 << 30;
 pub(super) enum Work {
     /// Write `buf[range]`.
     Write { buf: SharedBuffer, range: Range<usize>, fixed: Option<u16>, dsync: bool, done: WriteDone },
-    /// Fill `buf[..len]`; the buffer is there until it is handed back or given up.
-    Read { buf: Option<Buffer>, len: usize, done: ReadDone },
+    /// Fill `buf[range]`; the buffer is there until it is handed back or given up.
+    Read { buf: Option<Buffer>, range: Range<usize>, done: ReadDone },
     /// Flush the device.
     Flush { done: WriteDone },
 }
@@ -39,8 +39,7 @@ impl Work {
 
     fn len(&self) -> usize {
         match self {
-            Self::Write { range, .. } => range.len(),
-            Self::Read { len, .. } => *len,
+            Self::Write { range, .. } | Self::Read { range, .. } => range.len(),
             Self::Flush { .. } => 0,
         }
     }
@@ -72,9 +71,9 @@ impl Op {
                 let ptr = buf.as_ptr().wrapping_add(range.start + self.moved).cast_const();
                 Request::Write { token, offset, ptr, len, dsync: *dsync, fixed: *fixed }
             }
-            Work::Read { buf, .. } => {
+            Work::Read { buf, range, .. } => {
                 let start = buf.as_ref().map_or(std::ptr::null_mut(), Buffer::as_ptr);
-                Request::Read { token, offset, ptr: start.wrapping_add(self.moved), len, fixed: None }
+                Request::Read { token, offset, ptr: start.wrapping_add(range.start + self.moved), len, fixed: None }
             }
             Work::Flush { .. } => Request::Flush { token },
         }
@@ -98,8 +97,8 @@ impl Finished {
             }
             (Work::Flush { done }, result) => done(result),
             (Work::Read { done, buf: Some(buf), .. }, result) => done(result.map(|()| buf)),
-            (Work::Read { done, buf: None, len }, result) => {
-                let gone = IoError { errno: libc::EIO, op: "read", offset: 0, len: len as u64 };
+            (Work::Read { done, buf: None, range }, result) => {
+                let gone = IoError { errno: libc::EIO, op: "read", offset: 0, len: range.len() as u64 };
                 done(Err(result.err().unwrap_or(gone)));
             }
         }
@@ -212,23 +211,22 @@ impl Core {
 
     /// Direct I/O takes whole blocks inside the device from aligned memory, and we say so before the kernel does.
     fn check(&self, op: &Op) -> Result<(), i32> {
-        let (first, len, size) = match &op.work {
-            Work::Write { buf, range, .. } => {
-                if range.start > range.end || range.end > buf.len() {
-                    return Err(libc::EINVAL);
-                }
-                (buf.as_ptr() as usize + range.start, range.len(), buf.len())
-            }
-            Work::Read { buf: Some(buf), len, .. } => (buf.as_ptr() as usize, *len, buf.len()),
+        let (start, size, range) = match &op.work {
+            Work::Write { buf, range, .. } => (buf.as_ptr() as usize, buf.len(), range),
+            Work::Read { buf: Some(buf), range, .. } => (buf.as_ptr() as usize, buf.len(), range),
             Work::Read { buf: None, .. } => return Err(libc::EINVAL),
             Work::Flush { .. } => return Ok(()),
         };
+        if range.start > range.end || range.end > size {
+            return Err(libc::EINVAL);
+        }
+        let (first, len) = (start + range.start, range.len());
         let block = u64::from(self.geometry.block.max(1));
         let memory = self.geometry.memory_align.max(1) as usize;
         let aligned =
             op.offset.is_multiple_of(block) && (len as u64).is_multiple_of(block) && first.is_multiple_of(memory);
         let inside = op.offset.checked_add(len as u64).is_some_and(|end| end <= self.geometry.capacity);
-        match (aligned && len <= size, inside) {
+        match (aligned, inside) {
             (false, _) => Err(libc::EINVAL),
             (true, false) if op.work.is_read() => Err(libc::EIO),
             (true, false) => Err(libc::ENOSPC),

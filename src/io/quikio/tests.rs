@@ -93,7 +93,7 @@ fn a_read_never_takes_a_writes_completion() {
             io.write(buf, 0..8192, u64::from(n) * 8192, n % 2 == 0, note(&writes, u32::from(n)));
             let reads = reads.clone();
             let done = Box::new(move |result: Result<Buffer, IoError>| reads.push((n, result.unwrap())));
-            io.read(empty(4096), 4096, 32 * MIB as u64 + u64::from(n) * 4096, done);
+            io.read(empty(4096), 0..4096, 32 * MIB as u64 + u64::from(n) * 4096, done);
         }
         drain(&io);
         let reads = reads.take();
