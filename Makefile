@@ -102,10 +102,12 @@ FUZZ_TARGETS ?= decoders recovery control
 FUZZ_SECONDS ?= 3600
 # Longest time for one input, in seconds: more on a machine that does other things too.
 FUZZ_TIMEOUT ?= 30
+# `none` runs some seven times as many inputs; then only `unsafe` code is looked at less closely.
+FUZZ_SANITIZER ?= address
 fuzz:
 	@for target in $(FUZZ_TARGETS); do \
 		mkdir -p fuzz/found/$$target && \
-		$(CARGO) +nightly fuzz run $$target fuzz/found/$$target fuzz/corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) \
+		$(CARGO) +nightly fuzz run --sanitizer $(FUZZ_SANITIZER) $$target fuzz/found/$$target fuzz/corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) \
 			-timeout=$(FUZZ_TIMEOUT) -malloc_limit_mb=64 -rss_limit_mb=2048 -detect_leaks=0 -max_len=8192 || exit 1; \
 	done
 

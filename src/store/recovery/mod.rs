@@ -225,8 +225,12 @@ impl Recovery<'_> {
         }
     }
 
-    /// A segment has a summary.
+    /// A segment has a summary. It leaves out the logs that had been removed; where no checkpoint tells which those are, they
+    /// may be back, and it says too little.
     fn summary(&mut self, found: &Found) {
+        if !self.headers.is_empty() {
+            return;
+        }
         let segment = Summary::decode(&found.payload).ok().and_then(|summary| self.table.get_mut(summary.sequence));
         if let (Some(segment), Ok(total)) = (segment, u32::try_from(found.total)) {
             segment.summary = Summarised::At { lsn: found.lsn, total };
