@@ -250,7 +250,9 @@ fn what_was_let_go_is_not_taken_back_from_where_the_log_goes_on() {
         let store = open(&device);
         let keep = make(&store, "keep");
         churn(&store, keep, 2 + life % 8);
-        (0..life * 5 % 16).for_each(|n| drop(store.append(keep, &record(keep, n, 900)).unwrap()));
+        for n in 0..life * 5 % 16 {
+            store.append(keep, &record(keep, n, 900)).unwrap();
+        }
         let kept = read_all(&store, keep);
         store.make_stable_now(store.end_lsn()).unwrap();
         freed += store.stats().segments_freed;
@@ -271,7 +273,9 @@ fn what_was_let_go_is_not_taken_back_from_where_the_log_goes_on() {
         freed += store.stats().segments_freed;
         let from = store.log(keep).unwrap().size;
         let data: Vec<u8> = (0..30).flat_map(|n| record(keep, n + life, 4000)).collect();
-        data.chunks(4000).for_each(|record| drop(store.append(keep, record).unwrap()));
+        for record in data.chunks(4000) {
+            store.append(keep, record).unwrap();
+        }
         store.make_stable_now(store.end_lsn()).unwrap();
         let crashed = Arc::new(crashed.crash(life as u64));
         drop(store);
