@@ -13,7 +13,7 @@ use fuser::{
     ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::{MAX_BACKGROUND, PAGE, REQUEST_BYTES};
+use super::{MAX_BACKGROUND, PAGE, REQUEST_BYTES, nearby};
 use crate::fs::LlamaFs;
 use crate::fs::types::{Attr, Errno, Ioctl, Kind, New, Opened, Read, SetAttr, SetTime, StatFs, Write};
 
@@ -256,7 +256,7 @@ impl fuser::Filesystem for Adapter {
 
     fn read(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -265,6 +265,7 @@ impl fuser::Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        nearby::serve(req.pid(), size as usize);
         let read = Read { ino: ino.0, fh: fh.0, offset, len: size as usize };
         let fs = self.fs.clone();
         self.fs.read(read, move |result: Result<Vec<u8>, Errno>| match result {
@@ -278,7 +279,7 @@ impl fuser::Filesystem for Adapter {
 
     fn write(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -288,6 +289,7 @@ impl fuser::Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        nearby::serve(req.pid(), data.len());
         let kill_set_id = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let write = Write { ino: ino.0, offset, data, flags: flags.0, kill_set_id };
         self.fs.write(write, move |result| match result {

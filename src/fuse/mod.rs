@@ -6,6 +6,7 @@ mod cache;
 mod error;
 mod mount;
 mod mountinfo;
+mod nearby;
 mod session;
 mod wire;
 

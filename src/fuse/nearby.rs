@@ -2,8 +2,9 @@
 //!
 //! The process sleeps while its request is served, so both have room on one processor, and there waking each other takes
 //! a few µs. To wake a thread on a processor that sleeps takes 35 µs and more on a virtual machine, twice for each
-//! request; yet that is what the kernel prefers, for it has nothing else to do. A thread that serves several processes, or
-//! hardly anybody, goes where the kernel puts it.
+//! request; yet that is what the kernel prefers, for it has nothing else to do. What is small is served before either falls
+//! asleep: there two processors are better. A thread that serves several processes, or hardly anybody, goes where the kernel
+//! puts it.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
@@ -11,6 +12,8 @@ use std::time::{Duration, Instant};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
+/// Bytes of a request that takes long enough for who waits to fall asleep.
+const LARGE: usize = 64 << 10;
 /// Requests of one process in turn until it counts as alone; of each thread it is its share, but not less than the least.
 const ALONE: u32 = 64;
 const LEAST: u32 = 8;
@@ -39,8 +42,10 @@ thread_local! {
     static NEARBY: RefCell<Option<Nearby>> = const { RefCell::new(None) };
 }
 
-/// This thread serves a request of `client`, a thread's number; 0 if it has none here.
-pub fn serve(client: u32) {
+/// This thread serves a request for `bytes` of `client`, a thread's number; 0 if it has none here.
+pub fn serve(client: u32, bytes: usize) {
+    // Nobody has this number.
+    let client = if bytes < LARGE { 0 } else { client };
     NEARBY.with_borrow_mut(|nearby| nearby.get_or_insert_with(|| Nearby::new(client)).serve(client));
 }
 
@@ -56,10 +61,13 @@ impl Nearby {
             self.keep_to(None);
             return;
         }
-        self.streak += 1;
         let threads = self.threads;
+        if client == 0 || threads < 2 {
+            return;
+        }
+        self.streak += 1;
         let wanted = ALONE.checked_div(threads).unwrap_or(ALONE).max(LEAST);
-        if self.streak < wanted || threads < 2 {
+        if self.streak < wanted {
             return;
         }
         let now = Instant::now();
@@ -143,10 +151,10 @@ mod tests {
             let until = Instant::now() + Duration::from_secs(10);
             while count(&all) > 1 && count(&allowed()) > 1 {
                 assert!(Instant::now() < until, "it stays where it was");
-                serve(own());
+                serve(own(), LARGE);
             }
             // Init's number is another than ours.
-            serve(1);
+            serve(1, LARGE);
             assert_eq!(allowed(), all);
         });
     }
@@ -156,10 +164,19 @@ mod tests {
         apart(|| {
             let all = allowed();
             for _ in 0..4 * ALONE {
-                serve(own());
+                serve(own(), LARGE);
                 assert_eq!(allowed(), all);
-                serve(1);
+                serve(1, LARGE);
             }
+        });
+    }
+
+    #[test]
+    fn who_serves_small_requests_stays_free() {
+        apart(|| {
+            let all = allowed();
+            (0..1000 * ALONE).for_each(|_| serve(own(), LARGE - 1));
+            assert_eq!(allowed(), all);
         });
     }
 

@@ -13,6 +13,8 @@ pub struct Header {
     pub uid: u32,
     /// Their group.
     pub gid: u32,
+    /// The thread that asks; 0 if it has no number here.
+    pub pid: u32,
 }
 
 impl Header {
@@ -20,10 +22,11 @@ impl Header {
     pub fn split(request: &[u8]) -> Option<(Self, Body<'_>)> {
         let mut body = Body(request);
         let len = body.u32()?;
-        let header =
-            Self { opcode: body.u32()?, unique: body.u64()?, node: body.u64()?, uid: body.u32()?, gid: body.u32()? };
-        // The process, which locks name by themselves, and the length of extensions that nobody asked for.
-        body.u64()?;
+        let (opcode, unique, node) = (body.u32()?, body.u64()?, body.u64()?);
+        let (uid, gid, pid) = (body.u32()?, body.u32()?, body.u32()?);
+        // The length of extensions that nobody asked for.
+        body.u32()?;
+        let header = Self { opcode, unique, node, uid, gid, pid };
         (usize::try_from(len) == Ok(request.len())).then_some((header, body))
     }
 }
@@ -90,7 +93,7 @@ mod tests {
         request.extend(*b"old\0new\0\x07\0\0\0");
         request.push(1);
         let (header, mut body) = Header::split(&request).unwrap();
-        assert_eq!(header, Header { opcode: 17, unique: 0x1122_3344_5566, node: 9, uid: 1000, gid: 100 });
+        assert_eq!(header, Header { opcode: 17, unique: 0x1122_3344_5566, node: 9, uid: 1000, gid: 100, pid: 4711 });
         assert_eq!((body.name(), body.name()), (Some(&b"old"[..]), Some(&b"new"[..])));
         assert_eq!((body.u32(), body.u32(), body.bytes(2), body.bytes(1)), (Some(7), None, None, Some(&[1][..])));
         assert_eq!((body.name(), body.u64(), body.i32()), (None, None, None));

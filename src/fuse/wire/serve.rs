@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
+use super::super::nearby;
 use super::answer::{Answer, Fields};
 use super::body::{Body, Header};
 use super::tree;
@@ -127,8 +128,8 @@ fn asked(fs: &LlamaFs, header: &Header, mut body: Body<'_>, answer: Answer) -> O
             Ok(how) => opened(answer, &how),
             Err(errno) => answer.error(errno),
         }),
-        OP_READ => read(fs, node, body, answer)?,
-        OP_WRITE => write(fs, node, body, answer)?,
+        OP_READ => read(fs, header, body, answer)?,
+        OP_WRITE => write(fs, header, body, answer)?,
         OP_FLUSH => {
             let (_fh, _unused, owner) = (body.u64()?, body.u64()?, body.u64()?);
             fs.flush(node, owner);
@@ -226,24 +227,29 @@ fn set_attr(body: &mut Body<'_>) -> Option<SetAttr> {
     })
 }
 
-fn read(fs: &LlamaFs, node: u64, body: &mut Body<'_>, answer: Answer) -> Option<()> {
+fn read(fs: &LlamaFs, header: &Header, body: &mut Body<'_>, answer: Answer) -> Option<()> {
     let (fh, offset, len) = (body.u64()?, body.u64()?, body.u32()?);
+    nearby::serve(header.pid, len as usize);
     let me = fs.clone();
-    fs.read(Read { ino: node, fh, offset, len: len as usize }, move |result: Result<Vec<u8>, Errno>| match result {
-        Ok(data) => {
-            answer.data(&data);
-            me.give_back(data);
-        }
-        Err(errno) => answer.error(errno),
-    });
+    fs.read(
+        Read { ino: header.node, fh, offset, len: len as usize },
+        move |result: Result<Vec<u8>, Errno>| match result {
+            Ok(data) => {
+                answer.data(&data);
+                me.give_back(data);
+            }
+            Err(errno) => answer.error(errno),
+        },
+    );
     Some(())
 }
 
-fn write(fs: &LlamaFs, node: u64, body: &mut Body<'_>, answer: Answer) -> Option<()> {
+fn write(fs: &LlamaFs, header: &Header, body: &mut Body<'_>, answer: Answer) -> Option<()> {
     let (_fh, offset, len, how, _owner) = (body.u64()?, body.u64()?, body.u32()?, body.u32()?, body.u64()?);
     let (flags, _) = (body.i32()?, body.u32()?);
     let data = body.bytes(len)?;
-    let write = Write { ino: node, offset, data, flags, kill_set_id: how & WRITE_KILL_SUIDGID != 0 };
+    nearby::serve(header.pid, data.len());
+    let write = Write { ino: header.node, offset, data, flags, kill_set_id: how & WRITE_KILL_SUIDGID != 0 };
     fs.write(write, |result| match result {
         Ok(written) => answer.fields(Fields::default().u32(written).u32(0)),
         Err(errno) => answer.error(errno),
