@@ -38,6 +38,32 @@ fn record(number: u64) -> Vec<u8> {
     (0..len).map(|at| (number as usize * 31 + at) as u8).collect()
 }
 
+/// A writer may be answered while its record is still copied: whoever reads the log or makes it stable then waits for it.
+#[test]
+fn a_record_that_has_its_place_is_waited_for_by_readers_and_fsync() {
+    let device = made(4 << 20);
+    let store = open(&device, Tail::Rewrite);
+    append(&store, b"before").unwrap();
+    let data = vec![0x5a; 8 << 10];
+    let mut asked = Vec::new();
+    let appended = store.try_append_telling(LOG, &data, AppendAt::End, |told| {
+        assert_eq!(told.offset, 6);
+        let (reader, waiter) = (store.clone(), store.clone());
+        asked.push(std::thread::spawn(move || reader.read_now(LOG, 0, 10 << 10)));
+        asked.push(std::thread::spawn(move || waiter.make_stable_now(told.end_lsn).map(|()| Vec::new())));
+        // They ask before the first byte is there.
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert!(asked.iter().all(|asked| !asked.is_finished()), "nobody waits");
+    });
+    let mut answers = asked.into_iter().map(|asked| asked.join().unwrap().unwrap());
+    assert!(answers.next().unwrap() == [b"before", &data[..]].concat());
+    answers.next().unwrap();
+    assert!(appended.unwrap().end_lsn <= store.stable_lsn());
+    drop(store);
+    let store = open(&Arc::new(device.crash(3)), Tail::Rewrite);
+    assert!(store.read_now(LOG, 6, 10 << 10).unwrap() == data);
+}
+
 fn append(store: &Arc<LogStructuredStore>, data: &[u8]) -> Result<u64, StoreError> {
     loop {
         match store.try_append(LOG, data, AppendAt::End) {

@@ -24,6 +24,8 @@ const JOURNAL: &str = "/run/systemd/journal/stdout";
 /// Said once on each connection: name, unit, priority, "lines begin with a priority in angle brackets", and three times "don't forward".
 const JOURNAL_HEADER: &[u8] = b"llamafs\n\n6\n1\n0\n0\n0\n";
 
+/// The stack of a thread, and what the system and its standard library lay beside it.
+const THREAD_BYTES: usize = (2 << 20) + (256 << 10);
 /// Lines that wait to be written.
 const QUEUED_LINES: usize = 1024;
 /// How long the end of the daemon waits for them.
@@ -75,6 +77,9 @@ fn queue(out: impl Write + Send + 'static) -> Result<(Queue, Log), Failure> {
     let (lines, receiver) = sync_channel(QUEUED_LINES);
     let dropped = Arc::new(AtomicU64::new(0));
     let counter = dropped.clone();
+    // A thread that has its stack and nothing beside it ends the process.
+    let room = crate::io::try_room(THREAD_BYTES);
+    room.map(drop).ok_or_else(|| Failure::new("can't start a thread: out of memory"))?;
     std::thread::Builder::new()
         .name("log".to_owned())
         .spawn(move || write_lines(out, &receiver, &counter))

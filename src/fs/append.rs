@@ -1,5 +1,5 @@
-//! Writing: every write is an append, answered when the store has taken it, or when it is durable if that was
-//! asked for. A worker never waits for the device: an append that finds the ring full is copied and queued, and its
+//! Writing: every write is an append, answered when the store has taken it (a large one when nothing can keep it out any
+//! more), or when it is durable if that was asked for. A worker never waits for the device: an append that finds the ring full is copied and queued, and its
 //! answer is sent by the thread that makes room.
 
 use std::sync::Arc;
@@ -9,6 +9,9 @@ use super::logs::Log;
 use super::types::{Errno, Reply, Write};
 use super::{Inner, LlamaFs};
 use crate::store::types::{AppendAt, Appended, AttrChange, StoreError};
+
+/// Bytes of a record that takes longer to copy than its writer takes to be answered.
+const EARLY: usize = 128 << 10;
 
 /// An append on its way, and who waits for it.
 struct Pending<R> {
@@ -21,6 +24,8 @@ struct Pending<R> {
     taken: u32,
     /// What did not fit into one record.
     rest: Option<Vec<u8>>,
+    /// A reader may have kept a page from before.
+    stale: bool,
     reply: R,
 }
 
@@ -55,9 +60,17 @@ impl LlamaFs {
             durable: self.inner.settings.sync || write.flags & (libc::O_DSYNC | libc::O_SYNC) != 0,
             taken: 0,
             rest,
+            stale: false,
             reply,
         };
-        match self.inner.store.try_append(log.id, record, at) {
+        let mut waiting = Some(pending);
+        let taken = |appended: Appended| {
+            waiting = waiting.take().and_then(|pending| pending.taken(&appended, record.len()));
+        };
+        let result = self.inner.store.try_append_telling(log.id, record, at, taken);
+        // Who was answered before waits no more.
+        let Some(pending) = waiting else { return self.inner.gate.leave() };
+        match result {
             Err(StoreError::WouldBlock) => {
                 let Some(record) = self.inner.store.copy_of(record) else { return pending.answer(Err(Errno::ENOMEM)) };
                 self.inner.backlog.take(record.len());
@@ -125,6 +138,28 @@ impl<R: Reply<u32>> Pending<R> {
         inner.store.append_later(id, record, at, done);
     }
 
+    /// The store will have the whole record, of `len` bytes, in a moment. Its writer is answered now if that is all and it
+    /// is worth it: the next record is on its way while this one is copied and checksummed.
+    fn taken(mut self, appended: &Appended, len: usize) -> Option<Self> {
+        if self.durable || self.rest.is_some() || len < EARLY {
+            return Some(self);
+        }
+        self.stale = self.is_stale(appended);
+        if self.stale {
+            return Some(self);
+        }
+        self.log.tail.publish(appended.offset + len as u64);
+        self.reply.send(Ok(u32::try_from(len).unwrap_or(u32::MAX)));
+        None
+    }
+
+    /// The kernel has dropped the pages where it believed the append to go; see `tail`. With `parallel` it knows
+    /// nothing of other openers' appends, and their readers go past the page cache.
+    fn is_stale(&self, appended: &Appended) -> bool {
+        let elsewhere = appended.offset != self.kernel_offset && !self.inner.settings.parallel;
+        self.log.tail.appended() || elsewhere
+    }
+
     /// The store has taken or refused a record.
     fn appended(mut self, result: Result<Appended, StoreError>, len: usize) {
         let appended = match result {
@@ -138,10 +173,7 @@ impl<R: Reply<u32>> Pending<R> {
         };
         self.taken = self.taken.saturating_add(u32::try_from(len).unwrap_or(u32::MAX));
         let end = appended.offset + len as u64;
-        // The kernel has dropped the pages where it believed the append to go; see `tail`. With `parallel` it knows
-        // nothing of other openers' appends, and their readers go past the page cache.
-        let elsewhere = appended.offset != self.kernel_offset && !self.inner.settings.parallel;
-        let stale = self.log.tail.appended() || elsewhere;
+        let stale = std::mem::take(&mut self.stale) || self.is_stale(&appended);
         self.kernel_offset = end;
         if !stale {
             return self.visible(end, appended.end_lsn);

@@ -279,7 +279,7 @@ impl fuser::Filesystem for Adapter {
 
     fn write(
         &self,
-        req: &Request,
+        _req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -289,7 +289,6 @@ impl fuser::Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        nearby::serve(req.pid(), data.len());
         let kill_set_id = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let write = Write { ino: ino.0, offset, data, flags: flags.0, kill_set_id };
         self.fs.write(write, move |result| match result {

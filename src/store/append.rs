@@ -1,7 +1,8 @@
 //! The way in: a record becomes a frame in the flush ring.
 //!
-//! A record is accepted when its frame is in the ring, whole, checksummed and at its final address. The log's own lock
-//! is held from the claim to the release (see `catalog`), no lock is shared between logs.
+//! A record is accepted when its frame is in the ring, whole, checksummed and at its final address; from the claim of that
+//! address on nothing can keep it out. The log's own lock is held from the claim to the release (see `catalog`), no lock is
+//! shared between logs.
 
 use crate::sync::atomic::Ordering;
 use std::collections::VecDeque;
@@ -10,7 +11,7 @@ use super::LogStructuredStore;
 use super::placing::TRAILER;
 use super::ranges::Record;
 use super::types::{AppendAt, AppendDone, Appended, Change, ChangeDone, Changed, LogId, StableDone, StoreError};
-use crate::format::{FrameHead, Kind, MAX_OFFSET, catalog::FLAG_MTIME_SET, frame, frame_len};
+use crate::format::{FrameHead, Kind, MAX_OFFSET, MAX_PAYLOAD, catalog::FLAG_MTIME_SET, frame, frame_len};
 use crate::ring::ReserveError;
 
 /// What found the ring full.
@@ -72,7 +73,7 @@ impl LogStructuredStore {
                 }
                 return self.append_in_turn(log, data);
             }
-            match self.append_record(log, data, AppendAt::End) {
+            match self.append_record(log, data, AppendAt::End, |_| {}) {
                 Err(StoreError::WouldBlock) => self.wait_for_ring(),
                 Err(StoreError::NoSpace) if self.can_make_room() && self.reclaim_now() => {}
                 result => return result,
@@ -90,12 +91,24 @@ impl LogStructuredStore {
 
     /// Append `data` to `log` as one record; never waits: [`StoreError::WouldBlock`] while the ring is full.
     pub fn try_append(&self, log: LogId, data: &[u8], at: AppendAt) -> Result<Appended, StoreError> {
+        self.try_append_telling(log, data, at, |_| {})
+    }
+
+    /// The same. `taken` is called, with the log's lock held, once the record has its place and nothing can keep it out any
+    /// more, before it is copied there: whoever then reads the log, or makes it stable, waits until it is.
+    pub fn try_append_telling(
+        &self,
+        log: LogId,
+        data: &[u8],
+        at: AppendAt,
+        taken: impl FnOnce(Appended),
+    ) -> Result<Appended, StoreError> {
         self.check_open()?;
         if self.deferred_count.load(Ordering::Relaxed) > 0 {
             // Others came first.
             return Err(StoreError::WouldBlock);
         }
-        self.append_or_wait(log, data, at)
+        self.append_record(log, data, at, taken).map_err(|error| self.hopefully(error))
     }
 
     /// Append when the ring has room; `done` is called from the thread that made room, or at once.
@@ -200,7 +213,7 @@ impl LogStructuredStore {
 
     /// An append that finds no room waits while room can be made.
     fn append_or_wait(&self, log: LogId, data: &[u8], at: AppendAt) -> Result<Appended, StoreError> {
-        self.append_record(log, data, at).map_err(|error| self.hopefully(error))
+        self.append_record(log, data, at, |_| {}).map_err(|error| self.hopefully(error))
     }
 
     /// What found no space waits if room can be made, which is asked for.
@@ -233,7 +246,13 @@ impl LogStructuredStore {
         }
     }
 
-    fn append_record(&self, log: LogId, data: &[u8], at: AppendAt) -> Result<Appended, StoreError> {
+    fn append_record(
+        &self,
+        log: LogId,
+        data: &[u8],
+        at: AppendAt,
+        taken: impl FnOnce(Appended),
+    ) -> Result<Appended, StoreError> {
         self.check_writable()?;
         if data.len() > self.shape.max_record {
             return Err(StoreError::TooLarge { len: data.len(), max: self.shape.max_record });
@@ -254,14 +273,15 @@ impl LogStructuredStore {
         self.check_reserve(data.len())?;
         let time_ns = self.clock.now().max(state.last_ns);
         let head = FrameHead { kind: Kind::Data, log_id: log, offset, time_ns };
-        let begins = |lsn| {
+        let claimed = |lsn: u64| {
             // Before the frame can be written: whoever sums up its segment then has to know of this log.
             let sequence = self.shape.sequence(lsn);
             if !state.ends_in(sequence, &self.shape) {
                 self.flusher.space().table.begins(log, sequence);
             }
+            taken(Appended { offset, end_lsn: lsn + frame_len(data.len()) as u64 });
         };
-        let (lsn, total) = self.put_frame(&head, data, begins)?;
+        let (lsn, total) = self.put_frame(&head, data, claimed)?;
         state.entry.size = offset + data.len() as u64;
         state.entry.device_bytes += total;
         state.entry.mtime_ns = time_ns;
@@ -289,7 +309,8 @@ impl LogStructuredStore {
         Ok(())
     }
 
-    /// Claim, fill and release one frame; gives its LSN and length. `claimed` is told the LSN before the release.
+    /// Claim, fill and release one frame; gives its LSN and length. `claimed` is told the LSN between the claim and the rest,
+    /// which can't fail.
     #[inline]
     pub(super) fn put_frame(
         &self,
@@ -311,14 +332,17 @@ impl LogStructuredStore {
         payload: &[u8],
         claimed: impl FnOnce(u64),
     ) -> Result<(u64, u64), StoreError> {
+        if payload.len() > MAX_PAYLOAD {
+            return Err(StoreError::TooLarge { len: payload.len(), max: MAX_PAYLOAD });
+        }
         let total = frame_len(payload.len());
         let reserved = self.ring.try_reserve(total);
         let mut reservation = reserved.map_err(|error| self.refused(error, payload.len()))?;
         let lsn = reservation.lsn();
-        // An error drops the reservation, which leaves a Failed Flush.
+        claimed(lsn);
+        // An error, for which there is no reason, would drop the reservation: that leaves a Failed Flush.
         frame::write_frame(reservation.bytes(), &self.seed, lsn, head, payload)
             .map_err(|error| StoreError::Io(error.to_string()))?;
-        claimed(lsn);
         reservation.commit();
         Ok((lsn, total as u64))
     }
