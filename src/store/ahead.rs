@@ -1,6 +1,9 @@
 //! Reading ahead: while a reader that goes on from where it was takes one chunk, the next pieces are on their way, side
 //! by side.
 //!
+//! To ask a device for a piece takes longer than to answer a reader. So a reader only begins, when little is left in front
+//! of it; as long as pieces land, the thread that takes them asks for the next ones.
+//!
 //! Where frames begin in a piece is known when the one before it was checked: then the rest of its last frame is put in
 //! front of the piece, and its frames are checked and become a chunk.
 //!
@@ -8,13 +11,16 @@
 //! there: it alone looks for the way around damage, and says so.
 
 use super::LogStructuredStore;
-use super::pieces::{HEADROOM, Landed, PIECE, Piece};
+use super::pieces::{HEADROOM, Landed, PIECE, Piece, Reader};
 use super::read::Job;
+use super::types::LogId;
 use crate::format::Lsn;
 use crate::io::{Buffer, BufferAllocError, IoError};
 
 /// Pieces that are there, or on their way, in front of a reader.
-const AHEAD: usize = 3;
+const AHEAD: usize = 5;
+/// So few of them, none of which is on its way, make the reader ask for the next.
+const LOW: usize = 2;
 
 impl LogStructuredStore {
     /// A job was served up to its LSN: bring what lies behind, if its reader goes on.
@@ -23,35 +29,42 @@ impl LogStructuredStore {
         if !job.sequential || job.out.len() as u64 >= job.offset {
             return;
         }
-        let (mut at, mut stop, mut range_end) = (job.lsn, job.stop, job.range_end);
-        let mut count = 0;
-        loop {
-            let (there, edge) = self.chunks.reach(at);
-            let mut begins = edge.is_none().then_some(at);
-            let (mut edge, coming) = self.pieces.reach(edge.unwrap_or_else(|| self.shape.block_down(at)));
-            count += there + coming;
-            while edge < stop && count <= AHEAD {
-                let Some(next) = self.bring(edge, begins.take().filter(|_| coming == 0)) else { return };
-                (edge, count) = (next, count + 1);
-            }
-            if count > AHEAD {
-                return;
-            }
-            let Some(next) = self.range_behind(job, range_end) else { return };
-            (at, stop, range_end) = next;
+        let reader = Reader { log: job.log, lsn: job.lsn, stop: job.stop, range_end: job.range_end };
+        if !self.pieces.reads(reader) {
+            self.bring_more(reader, LOW);
         }
     }
 
-    /// Where the log goes on behind the range that ends at `offset`: the first frame there, what the range lies before,
-    /// and where it ends.
-    fn range_behind(&self, job: &Job, offset: u64) -> Option<(Lsn, Lsn, u64)> {
-        let state = self.catalog.lock(job.log)?;
-        let range = state.ranges.find(offset)?;
-        Some((range.lsn, self.shape.segment_end(range.lsn).min(state.end_lsn), range.end()))
+    /// Ask for pieces until so many lie in front of a reader.
+    fn bring_more(&self, mut reader: Reader, most: usize) {
+        let mut count = 0;
+        loop {
+            let (there, edge) = self.chunks.reach(reader.lsn);
+            let mut begins = edge.is_none().then_some(reader.lsn);
+            let (mut edge, coming) = self.pieces.reach(edge.unwrap_or_else(|| self.shape.block_down(reader.lsn)));
+            count += there + coming;
+            while edge < reader.stop && count <= most {
+                let Some(next) = self.bring(reader.log, edge, begins.take().filter(|_| coming == 0)) else { return };
+                (edge, count) = (next, count + 1);
+            }
+            if count > most {
+                return;
+            }
+            let Some(next) = self.range_behind(reader) else { return };
+            reader = next;
+        }
+    }
+
+    /// Where the log goes on behind the range that the reader is in.
+    fn range_behind(&self, reader: Reader) -> Option<Reader> {
+        let state = self.catalog.lock(reader.log)?;
+        let range = state.ranges.find(reader.range_end)?;
+        let stop = self.shape.segment_end(range.lsn).min(state.end_lsn);
+        Some(Reader { lsn: range.lsn, stop, range_end: range.end(), ..reader })
     }
 
     /// Read the piece at `edge`, on a block: where it ends. `None`: it can't be read ahead now.
-    fn bring(&self, edge: Lsn, begins: Option<Lsn>) -> Option<Lsn> {
+    fn bring(&self, log: LogId, edge: Lsn, begins: Option<Lsn>) -> Option<Lsn> {
         let end = self.shape.block_up(edge + PIECE).min(self.shape.segment_end(edge));
         let (oldest, _) = self.ring.live_range();
         // What is not written yet, or may still be taken from the ring, is nothing to read.
@@ -69,7 +82,7 @@ impl LogStructuredStore {
             others.into_iter().for_each(Job::no_memory);
             return None;
         };
-        self.pieces.add(Piece { number, lsns: edge..end, base, begins });
+        self.pieces.add(Piece { number, log, lsns: edge..end, base, begins });
         let me = self.me.clone();
         let done = move |result: Result<Buffer, IoError>| {
             let Some(store) = me.upgrade() else { return };
@@ -89,6 +102,11 @@ impl LogStructuredStore {
             }
             // Whoever waited finds the chunk, or reads for itself.
             self.landed(piece.number);
+            if let (Some(_), Some(reader)) = (end, self.pieces.reader(piece.log))
+                && self.chunks.reach(reader.lsn).1.is_some()
+            {
+                self.bring_more(reader, AHEAD);
+            }
             landed = behind.and_then(|(_, landed)| landed);
         }
     }

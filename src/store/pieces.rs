@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use super::types::LogId;
 use crate::format::Lsn;
 use crate::io::Buffer;
 use crate::sync::Mutex;
@@ -16,10 +17,28 @@ pub const PIECE: u64 = 960 << 10;
 /// a huge page.
 pub const HEADROOM: u64 = (2 << 20) - PIECE;
 
+/// Readers whose places are known, at most: of more at one time nobody profits, as there is room for few pieces.
+const READERS: usize = 4;
+
+/// Where a reader is that goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reader {
+    /// In this log,
+    pub log: LogId,
+    /// at the frame here,
+    pub lsn: Lsn,
+    /// behind which nothing of the range lies in its segment,
+    pub stop: Lsn,
+    /// in the range that ends at this offset.
+    pub range_end: u64,
+}
+
 /// What is read, or was.
 pub struct Piece {
     /// Number of its read.
     pub number: u64,
+    /// For a reader of this log.
+    pub log: LogId,
     /// Whole blocks of the log.
     pub lsns: Range<Lsn>,
     /// LSN that the buffer's first byte has room for.
@@ -36,19 +55,43 @@ struct Entry {
 /// A piece that can be checked, and its bytes, if it could be read.
 pub type Landed = (Piece, Option<Buffer>);
 
-/// The pieces on their way, and those that wait for the one before.
+/// The pieces on their way, and those that wait for the one before; and for whom.
 #[derive(Default)]
-pub struct Pieces(Mutex<Vec<Entry>>);
+pub struct Pieces {
+    entries: Mutex<Vec<Entry>>,
+    readers: Mutex<Vec<Reader>>,
+}
 
 impl Pieces {
+    /// A reader is there now. True: pieces for it are on their way.
+    pub fn reads(&self, reader: Reader) -> bool {
+        let mut readers = self.readers.lock();
+        match readers.iter_mut().find(|known| known.log == reader.log) {
+            Some(known) => *known = reader,
+            None => {
+                if readers.len() >= READERS {
+                    readers.remove(0);
+                }
+                readers.push(reader);
+            }
+        }
+        drop(readers);
+        self.entries.lock().iter().any(|entry| entry.piece.log == reader.log)
+    }
+
+    /// The last known place of a log's reader.
+    pub fn reader(&self, log: LogId) -> Option<Reader> {
+        self.readers.lock().iter().find(|known| known.log == log).copied()
+    }
+
     /// It will land.
     pub fn add(&self, piece: Piece) {
-        self.0.lock().push(Entry { piece, landed: None });
+        self.entries.lock().push(Entry { piece, landed: None });
     }
 
     /// Where the pieces end that begin at `edge`, one behind the other, and how many they are.
     pub fn reach(&self, mut edge: Lsn) -> (Lsn, usize) {
-        let (entries, mut count) = (self.0.lock(), 0);
+        let (entries, mut count) = (self.entries.lock(), 0);
         while let Some(next) = entries.iter().find(|entry| entry.piece.lsns.start == edge) {
             (edge, count) = (next.piece.lsns.end, count + 1);
         }
@@ -57,7 +100,7 @@ impl Pieces {
 
     /// The piece has landed. Returned if it can be checked now; else [`Pieces::settled`] will return it.
     pub fn land(&self, number: u64, buffer: Option<Buffer>) -> Option<Landed> {
-        let mut entries = self.0.lock();
+        let mut entries = self.entries.lock();
         let mine = entries.iter().find(|entry| entry.piece.number == number)?;
         let waits = mine.piece.begins.is_none() && entries.iter().any(|it| it.piece.lsns.end == mine.piece.lsns.start);
         let mine = entries.iter_mut().find(|entry| entry.piece.number == number)?;
@@ -68,7 +111,7 @@ impl Pieces {
     /// The piece was checked, or never will be: it is gone from here. The number of the one behind it, and that one if it
     /// has landed.
     pub fn settled(&self, piece: &Piece) -> Option<(u64, Option<Landed>)> {
-        let mut entries = self.0.lock();
+        let mut entries = self.entries.lock();
         entries.retain(|entry| entry.piece.number != piece.number);
         let next = entries.iter_mut().find(|it| it.piece.lsns.start == piece.lsns.end && it.piece.begins.is_none())?;
         Some((next.piece.number, next.take()))
@@ -78,8 +121,8 @@ impl Pieces {
 impl Entry {
     /// The piece and what came of it, once; it stays in its place until it is settled.
     fn take(&mut self) -> Option<Landed> {
-        let Piece { number, base, begins, .. } = self.piece;
-        self.landed.take().map(|buffer| (Piece { number, lsns: self.piece.lsns.clone(), base, begins }, buffer))
+        let Piece { number, log, base, begins, .. } = self.piece;
+        self.landed.take().map(|buffer| (Piece { number, log, lsns: self.piece.lsns.clone(), base, begins }, buffer))
     }
 }
 
@@ -89,7 +132,7 @@ mod tests {
 
     fn piece(number: u64, begins: Option<Lsn>) -> Piece {
         let start = number * PIECE;
-        Piece { number, lsns: start..start + PIECE, base: start, begins }
+        Piece { number, log: 1, lsns: start..start + PIECE, base: start, begins }
     }
 
     #[test]
@@ -108,6 +151,18 @@ mod tests {
         assert_eq!(third.number, 3);
         assert!(pieces.settled(&third).is_none());
         assert_eq!(pieces.reach(PIECE), (PIECE, 0));
+    }
+
+    #[test]
+    fn of_few_readers_the_last_places_are_known() {
+        let pieces = Pieces::default();
+        let reader = |log, lsn| Reader { log, lsn, stop: lsn + 1, range_end: 0 };
+        assert!(!pieces.reads(reader(1, 10)));
+        pieces.add(piece(3, None));
+        assert!(pieces.reads(reader(1, 20)));
+        assert_eq!(pieces.reader(1), Some(reader(1, 20)));
+        (2..=1 + READERS as u32).for_each(|log| assert!(!pieces.reads(reader(log, 5))));
+        assert_eq!((pieces.reader(1), pieces.reader(2)), (None, Some(reader(2, 5))));
     }
 
     #[test]
