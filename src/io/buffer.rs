@@ -43,8 +43,25 @@ pub struct Buffer {
     start: NonNull<u8>,
     /// Its length and alignment.
     layout: Layout,
-    /// Bytes that are mapped for it alone; 0: it came from the allocator.
-    mapped: usize,
+    /// What it lies in; none: it came from the allocator.
+    home: Option<Arc<Mapping>>,
+}
+
+/// Whole huge pages, which one buffer or several share.
+struct Mapping {
+    start: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: it is only an address and a length, which give nobody a byte; the pages go with the last who holds it.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; nothing is done through a reference to it.
+unsafe impl Sync for Mapping {}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        unmap(self.start.as_ptr(), self.bytes);
+    }
 }
 
 // SAFETY: a Buffer owns its allocation alone, and plain bytes belong to no thread.
@@ -64,13 +81,31 @@ impl Buffer {
         let layout = Layout::from_size_align(len, align).map_err(|_| bad)?;
         let none = BufferAllocError::NoMemory { len };
         if len >= HUGE_FROM && align <= HUGE_PAGE {
-            let (start, mapped) = map_huge(len).ok_or(none)?;
-            return Ok(Buffer { start, layout, mapped });
+            let home = map_huge(len).ok_or(none)?;
+            return Ok(Buffer { start: home.start, layout, home: Some(Arc::new(home)) });
         }
         // SAFETY: the layout's size was checked to be above 0.
         let start = unsafe { alloc_zeroed(layout) };
         let start = NonNull::new(start).ok_or(none)?;
-        Ok(Buffer { start, layout, mapped: 0 })
+        Ok(Buffer { start, layout, home: None })
+    }
+
+    /// `count` of them, one behind the other: large ones share huge pages that each by itself would fill in part.
+    pub fn several(count: usize, len: usize, align: usize) -> Result<Vec<Buffer>, BufferAllocError> {
+        let bad = BufferAllocError::BadLayout { len, align };
+        let layout = Layout::from_size_align(len, align).map_err(|_| bad)?;
+        if len < HUGE_FROM || align > HUGE_PAGE {
+            return (0..count).map(|_| Self::new_aligned(len, align)).collect();
+        }
+        let stride = layout.pad_to_align().size();
+        let all = stride.checked_mul(count).filter(|all| *all > 0).ok_or(bad)?;
+        let home = Arc::new(map_huge(all).ok_or(BufferAllocError::NoMemory { len: all })?);
+        let buffer = |number: usize| {
+            // Below `all`, so within the mapping; and a multiple of `align`, as its start is of a huge page.
+            let start = NonNull::new(home.start.as_ptr().wrapping_add(number * stride)).ok_or(bad)?;
+            Ok(Buffer { start, layout, home: Some(home.clone()) })
+        };
+        (0..count).map(buffer).collect()
     }
 
     /// Bytes in it.
@@ -85,8 +120,8 @@ impl Buffer {
 
     /// All its bytes.
     pub fn as_slice(&self) -> &[u8] {
-        // SAFETY: the allocation is `len` initialised bytes, and lives as long as `self`; a Buffer that is borrowed
-        // is in one owner's hands, so nothing writes to it meanwhile.
+        // SAFETY: these are `len` initialised bytes, of which no other Buffer has any, and they live as long as `self`; a
+        // Buffer that is borrowed is in one owner's hands, so nothing writes to it meanwhile.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len()) }
     }
 
@@ -104,17 +139,16 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        match self.mapped {
+        if self.home.is_none() {
             // SAFETY: allocated in `new_aligned` with this very layout, and freed only here.
-            0 => unsafe { dealloc(self.start.as_ptr(), self.layout) },
-            bytes => unmap(self.start.as_ptr(), bytes),
+            unsafe { dealloc(self.start.as_ptr(), self.layout) }
         }
     }
 }
 
-/// Whole huge pages for `len` bytes, and how many bytes those are: zeros, in huge pages if the kernel has some (by
+/// Whole huge pages for `len` bytes: zeros, in huge pages if the kernel has some (by
 /// itself it gives none where `transparent_hugepage/enabled` is `madvise`), and touched up to `len`.
-fn map_huge(len: usize) -> Option<(NonNull<u8>, usize)> {
+fn map_huge(len: usize) -> Option<Mapping> {
     let bytes = len.checked_next_multiple_of(HUGE_PAGE)?;
     let room = bytes.checked_add(HUGE_PAGE)?;
     let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
@@ -135,7 +169,7 @@ fn map_huge(len: usize) -> Option<(NonNull<u8>, usize)> {
         // SAFETY: `at` is below `len`, within the mapping, which nobody else knows of.
         unsafe { start.wrapping_add(at).write_volatile(0) };
     }
-    NonNull::new(start).map(|start| (start, bytes))
+    NonNull::new(start).map(|start| Mapping { start, bytes })
 }
 
 /// Give pages back.
@@ -219,8 +253,27 @@ mod tests {
             assert!(b.as_slice().iter().all(|&x| x == 0));
             b.as_mut_slice().fill(9);
             assert!(b.as_slice().iter().all(|&x| x == 9));
-            assert_eq!(b.mapped, len.next_multiple_of(HUGE_PAGE));
+            assert_eq!(b.home.as_ref().unwrap().bytes, len.next_multiple_of(HUGE_PAGE));
         }
+    }
+
+    #[test]
+    fn several_share_huge_pages_and_no_byte() {
+        for (len, align) in [(17 << 16, 4096), (HUGE_FROM + 1, 512), (100, 64)] {
+            let mut all = Buffer::several(5, len, align).unwrap();
+            for (number, b) in all.iter_mut().enumerate() {
+                assert_eq!((b.as_ptr() as usize % align, b.len()), (0, len));
+                assert!(b.as_slice().iter().all(|&x| x == 0));
+                b.as_mut_slice().fill(number as u8 + 1);
+            }
+            if let Some(home) = &all[0].home {
+                assert_eq!((home.bytes, Arc::strong_count(home)), ((5 * len).next_multiple_of(HUGE_PAGE), 5));
+            }
+            let last = all.pop().unwrap();
+            drop(all);
+            assert!(last.as_slice().iter().all(|&x| x == 5));
+        }
+        assert!(Buffer::several(usize::MAX / 2, HUGE_FROM, 4096).is_err());
     }
 
     #[test]

@@ -66,10 +66,9 @@ impl LogStructuredStore {
         check_settings(&options)?;
         let geometry = device.geometry();
         let align = BUFFER_ALIGN.max(geometry.memory_align as usize);
-        let buffers = (0..options.ring_size)
-            .map(|_| crate::io::Buffer::new_aligned(options.buffer_size, align).map(SharedBuffer::from))
-            .collect::<Result<Vec<SharedBuffer>, _>>()
+        let buffers = crate::io::Buffer::several(options.ring_size, options.buffer_size, align)
             .map_err(|error| OpenError::Memory(error.to_string()))?;
+        let buffers: Vec<SharedBuffer> = buffers.into_iter().map(SharedBuffer::from).collect();
         let name = device.describe();
         let failed = |error: IoError| OpenError::Device { device: name.clone(), error };
         let io = QuikIO::new(device, &buffers).map_err(failed)?;

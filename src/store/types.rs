@@ -87,7 +87,7 @@ impl Default for StoreOptions {
             flush_ms: 100,
             tail: Tail::default(),
             errors: OnError::default(),
-            ring_size: 8,
+            ring_size: 12,
             buffer_size: DEFAULT_BUFFER_SIZE,
             max_logs: u64::MAX,
             max_dirs: u64::MAX,
