@@ -11,11 +11,13 @@ impl LlamaFs {
     pub fn read(&self, read: Read, reply: impl Reply<Vec<u8>>) {
         // The kernel asks for a megabyte at most; what another transport asks for is bounded here.
         let read = Read { len: read.len.min(self.inner.settings.limits.read_memory), ..read };
-        if let Some(Node::View(file)) = Node::of(read.ino).filter(|node| node.log().is_some()) {
-            return self.read_view(file, read, reply);
-        }
         if !self.inner.gate.enter() {
             return reply.send(Err(Errno::ESHUTDOWN));
+        }
+        if let Some(Node::View(file)) = Node::of(read.ino).filter(|node| node.log().is_some()) {
+            // It reads its log, which enters by itself.
+            self.inner.gate.leave();
+            return self.read_view(file, read, reply);
         }
         let (inner, len) = (self.inner.clone(), read.len);
         let answer = move |result| {

@@ -136,11 +136,7 @@ impl LlamaFs {
                     let (ino, offset) = (Node::Log(file.id).ino(), read.offset.saturating_add(offset));
                     me.read(Read { ino, offset, ..read }, reply);
                 }
-                Ok(_) if !me.inner.gate.enter() => reply.send(Err(Errno::ESHUTDOWN)),
-                Ok(Some(Begins::NotBefore(_)) | None) => {
-                    reply.send(Ok(Vec::new()));
-                    me.inner.gate.leave();
-                }
+                Ok(Some(Begins::NotBefore(_)) | None) => reply.send(Ok(Vec::new())),
                 Err(errno) => reply.send(Err(errno)),
             }
         });
