@@ -154,8 +154,14 @@ impl Place<'_> {
         if trial.who == Contestant::Fio {
             return Ok(vec![trial.fio(COLD, MIB as usize, RAW_DEPTH, true, &[], Until::Bytes(bytes))?]);
         }
-        let mounted = self.written(trial, mounted, options, (MIB as usize, bytes))?;
         let job = self.job(self.file(0), Work::Read, Until::Bytes(bytes), 0);
+        if trial.who == Contestant::Null {
+            // It has what is read at hand, always, and keeps nothing over a mount.
+            let work = Work::Append { record: MIB as usize, durable: Durable::Never };
+            job::run(&[self.job(self.file(0), work, Until::Bytes(bytes), 0)], || {})?;
+            return Ok(vec![trial.run(WARM, &mounted, &[job])?]);
+        }
+        let mounted = self.written(trial, mounted, options, (MIB as usize, bytes))?;
         let samples = [COLD, WARM].map(|row| trial.run(row, &mounted, std::slice::from_ref(&job)));
         mounted.unmount()?;
         samples.into_iter().collect()

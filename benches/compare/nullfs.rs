@@ -1,4 +1,4 @@
-//! A file system that does nothing: it answers every append at once and keeps no byte. With the same crate, the same
+//! A file system that does nothing: it answers every append at once and keeps no byte, and reads are of zeros. With the same crate, the same
 //! number of threads and the same flags as llamafs, it is as fast as any file system on this transport can be.
 
 use std::ffi::OsStr;
@@ -11,8 +11,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use fuser::{
     Config, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
-    LockOwner, OpenFlags, ReplyAttr, ReplyCreate, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request, Session,
-    SessionACL, WriteFlags,
+    LockOwner, OpenFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request,
+    Session, SessionACL, WriteFlags,
 };
 use nix::mount::MsFlags;
 
@@ -26,9 +26,9 @@ const FILE: INodeNo = INodeNo(2);
 const NAME_VALID: Duration = Duration::from_secs(1);
 const ATTR_VALID: Duration = Duration::ZERO;
 
-#[derive(Default)]
 struct Null {
     size: AtomicU64,
+    zeros: Vec<u8>,
 }
 
 impl Null {
@@ -84,6 +84,22 @@ impl Filesystem for Null {
         reply.created(&ATTR_VALID, &self.attr(FILE), Generation(0), FileHandle(1), how());
     }
 
+    fn read(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let left = self.size.load(Ordering::Relaxed).saturating_sub(offset);
+        let len = usize::try_from(left).unwrap_or(usize::MAX).min(size as usize).min(self.zeros.len());
+        reply.data(&self.zeros[..len]);
+    }
+
     fn write(
         &self,
         _: &Request,
@@ -137,6 +153,7 @@ pub fn serve(mountpoint: &Path) -> Result<(), String> {
     config.acl = SessionACL::All;
     config.n_threads = Some(std::thread::available_parallelism().map_or(1, NonZero::get));
     config.clone_fd = true;
-    let session = Session::from_fd(Null::default(), OwnedFd::from(device), SessionACL::All, config);
+    let null = Null { size: AtomicU64::new(0), zeros: vec![0; (REQUEST_BYTES + PAGE) as usize] };
+    let session = Session::from_fd(null, OwnedFd::from(device), SessionACL::All, config);
     session.and_then(Session::run).map_err(|error| say(&error))
 }

@@ -100,7 +100,7 @@ pub fn rows() -> Vec<Row> {
             Kind::Bulk { record: 4096, mebibytes: SMALL_MIB },
             &[Llamafs, Null],
         ),
-        row("read", "sequential read", Kind::Read { mebibytes: BULK_MIB }, &[Llamafs, Ext4, Xfs, Raw, Fio]),
+        row("read", "sequential read", Kind::Read { mebibytes: BULK_MIB }, &[Llamafs, Ext4, Xfs, Raw, Fio, Null]),
         row("sync-1-4k", "4 KiB + fdatasync, 1 process", single(4096, Durable::Each), &[Llamafs, Ext4, Xfs]),
         row("dsync-1", "100 B with O_DSYNC, 1 process", single(100, Durable::Dsync), &[Llamafs, Ext4, Xfs]),
         row("sync-1-1k", "1 KiB + fdatasync, 1 process", single(1024, Durable::Each), &[Llamafs, Ext4, Xfs]),
