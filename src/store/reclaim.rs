@@ -13,7 +13,7 @@ use super::LogStructuredStore;
 use super::cleaner::{CHEAP_PERCENT, WORTH_PERCENT};
 use super::segments::Segment;
 use super::types::StoreError;
-use crate::format::Lsn;
+use crate::format::{Lsn, frame_len};
 
 /// Free segments beyond the reserve below which room is made before anybody needs it.
 const LOW: u64 = 2;
@@ -43,6 +43,10 @@ pub struct Reclaimer {
     thread: Mutex<Option<JoinHandle<()>>>,
     /// Nothing can be gained until something is let go.
     hopeless: AtomicBool,
+    /// How often something was let go.
+    let_go: AtomicU64,
+    /// Cleaning gained nothing: when, and up to which end of the log it is not tried again.
+    vain: Mutex<Option<(u64, Lsn)>>,
 }
 
 #[derive(Default)]
@@ -50,6 +54,14 @@ struct State {
     wanted: bool,
     stop: bool,
     runs: bool,
+}
+
+/// Room, as far as cleaning can make it.
+struct Room {
+    /// Bytes of segments that nothing alive is in, and of all frames appended so far.
+    free_or_taken: u64,
+    /// Bytes that the cleaner has moved so far.
+    moved: u64,
 }
 
 impl Reclaimer {
@@ -82,7 +94,14 @@ impl Reclaimer {
 
     /// Something was let go.
     pub fn hope(&self) {
+        self.let_go.fetch_add(1, Ordering::Relaxed);
         self.hopeless.store(false, Ordering::Relaxed);
+    }
+
+    /// In a log that ends at `end` cleaning would only move things about.
+    fn is_vain(&self, end: Lsn) -> bool {
+        let let_go = self.let_go.load(Ordering::Relaxed);
+        self.vain.lock().is_some_and(|(when, until)| when == let_go && end < until)
     }
 
     /// End the thread.
@@ -144,12 +163,12 @@ impl LogStructuredStore {
             let space = self.flusher.space();
             let table = &space.table;
             // What has no summary yet is known by what was let go of it; a store of few segments has no room for more.
-            let worth = self.shape.segment_size * (100 - WORTH_PERCENT) / 100;
+            let worth = self.worth();
             let unknown = |segment: &Segment| segment.lacks_summary() && segment.let_go >= worth;
             let unknown = table.reserve() > 0 && table.full(Lsn::MAX).any(unknown);
             unknown || table.retired_count() > 0 || table.dead(Lsn::MAX).next().is_some()
         };
-        gain || self.can_drop_oldest() || self.can_clean()
+        gain || self.can_drop_oldest() || (!self.reclaimer.is_vain(self.ring.end_lsn()) && self.can_clean())
     }
 
     /// Free segments that appends may take, beyond those that are always to be there.
@@ -173,7 +192,15 @@ impl LogStructuredStore {
     /// Sum up what is full, let go what is dead, and while room is short drop, clean and checkpoint.
     pub(super) fn reclaim(&self) {
         let turn = self.reclaimer.turn.lock();
-        match self.reclaim_rounds() {
+        let let_go = self.reclaimer.let_go.load(Ordering::Relaxed);
+        let mut before = None;
+        let result = self.reclaim_rounds(&mut before);
+        // Where it was broken off, as by a full ring, it may gain yet.
+        if result.is_ok() && before.is_some_and(|before| self.was_vain(&before)) {
+            // What is appended until then may make a segment that is worth cleaning.
+            *self.reclaimer.vain.lock() = Some((let_go, self.ring.end_lsn() + self.worth()));
+        }
+        match result {
             Ok(()) => {}
             // There will be room in the ring.
             Err(StoreError::WouldBlock) => self.keeper.dirty(),
@@ -193,7 +220,32 @@ impl LogStructuredStore {
         self.space_counters.freed.load(Ordering::Relaxed) > before || self.flusher.space().table.has_open_room()
     }
 
-    fn reclaim_rounds(&self) -> Result<(), StoreError> {
+    /// What makes a segment worth cleaning, in bytes that are dead.
+    fn worth(&self) -> u64 {
+        self.shape.segment_size * (100 - WORTH_PERCENT) / 100
+    }
+
+    /// What there is before something is cleaned.
+    fn room(&self) -> Room {
+        let (records, bytes) = self.appended();
+        let moved = self.space_counters.moved_bytes.load(Ordering::Relaxed);
+        let end = self.ring.end_lsn();
+        let space = self.flusher.space();
+        let newest = space.table.newest();
+        let taken = space.table.segments().filter(|it| it.ranges > 0 || Some(it.entry.sequence) == newest).count();
+        let free = space.table.total().saturating_sub(taken as u64) * self.shape.segment_size + space.rest(end);
+        Room { free_or_taken: free + bytes + records * frame_len(1) as u64, moved }
+    }
+
+    /// Room is still short, and for all that was moved since `before` there is hardly more of it, nor did appends take
+    /// it: headers, summaries and paddings around what is moved take what is gained. It would go on for ever.
+    fn was_vain(&self, before: &Room) -> bool {
+        let now = self.room();
+        self.is_low() && now.moved > before.moved && now.free_or_taken < before.free_or_taken + self.worth()
+    }
+
+    /// `before_cleaning` is set before anything is cleaned.
+    fn reclaim_rounds(&self, before_cleaning: &mut Option<Room>) -> Result<(), StoreError> {
         let before = self.space_counters.freed.load(Ordering::Relaxed);
         for _ in 0..ROUNDS {
             if self.stopping() || self.options.read_only {
@@ -212,11 +264,15 @@ impl LogStructuredStore {
                 return Ok(());
             }
             if gained == 0 && self.flusher.space().table.retired_count() == 0 {
-                gained += self.clean(CHEAP_PERCENT)?;
+                let may_clean = !self.reclaimer.is_vain(self.ring.end_lsn());
+                if may_clean {
+                    before_cleaning.get_or_insert_with(|| self.room());
+                    gained += self.clean(CHEAP_PERCENT)?;
+                }
                 if gained == 0 {
                     gained += self.drop_oldest()?;
                 }
-                if gained == 0 {
+                if gained == 0 && may_clean {
                     gained += self.clean(WORTH_PERCENT)?;
                 }
                 if gained == 0 {
@@ -254,7 +310,7 @@ impl LogStructuredStore {
         if count > 0 {
             self.space_counters.freed.fetch_add(count, Ordering::Relaxed);
             self.flusher.full.store(false, Ordering::Relaxed);
-            self.reclaimer.hope();
+            self.reclaimer.hopeless.store(false, Ordering::Relaxed);
         }
     }
 }

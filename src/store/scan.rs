@@ -76,6 +76,8 @@ pub struct Scanner<'a> {
     budget: u64,
     /// Broken frames that may still be mended, in this segment.
     pub(super) mends: u32,
+    /// Something in this segment looked like a frame.
+    saw_heads: bool,
     place: Lsn,
     segment: Range<Lsn>,
     device_base: u64,
@@ -96,6 +98,7 @@ impl<'a> Scanner<'a> {
             tolerant: false,
             budget: 0,
             mends: 0,
+            saw_heads: false,
             place: 0,
             segment: 0..0,
             device_base: 0,
@@ -116,6 +119,7 @@ impl<'a> Scanner<'a> {
             self.budget = RESYNC_BUDGET_SEGMENTS * self.shape.segment_size;
             self.mends = MENDS;
         }
+        self.saw_heads = false;
         self.segment = start..start + self.shape.segment_size;
         self.device_base = self.shape.device_offset(physical);
         self.have = 0..0;
@@ -136,6 +140,11 @@ impl<'a> Scanner<'a> {
     /// Epoch of the frames here.
     pub fn epoch(&self) -> u64 {
         self.seed.epoch()
+    }
+
+    /// A search in this segment met something that looks like a frame, whether it checked or not.
+    pub fn saw_heads(&self) -> bool {
+        self.saw_heads
     }
 
     /// Device offset of `lsn` in this segment.
@@ -271,6 +280,7 @@ impl<'a> Scanner<'a> {
     /// A frame of the present epoch or a later one checks at `lsn`; the scanner's epoch is then that frame's.
     pub fn checks_at(&mut self, lsn: Lsn) -> Result<bool, IoError> {
         let Some(head) = peek(self.bytes(lsn, 2 * SHORT_FRAME as u64)?) else { return Ok(false) };
+        self.saw_heads = true;
         if lsn + head.total > self.segment.end {
             return Ok(false);
         }

@@ -45,20 +45,26 @@ impl LogStructuredStore {
         (space.table.capacity(), if full { 0 } else { available })
     }
 
+    /// (records, bytes) appended since the mount.
+    pub(super) fn appended(&self) -> (u64, u64) {
+        let past = &self.catalog.past;
+        let (mut appends, mut bytes) =
+            (past.appends.load(Ordering::Relaxed), past.append_bytes.load(Ordering::Relaxed));
+        for id in self.catalog.tree.read().ids() {
+            if let Some(state) = self.catalog.lock(id) {
+                appends += state.appends;
+                bytes += state.append_bytes;
+            }
+        }
+        (appends, bytes)
+    }
+
     /// Figures for people and programs.
     pub fn stats(&self) -> Stats {
-        let past = &self.catalog.past;
-        let (mut appends, mut append_bytes) =
-            (past.appends.load(Ordering::Relaxed), past.append_bytes.load(Ordering::Relaxed));
+        let (appends, append_bytes) = self.appended();
         let tree = self.catalog.tree.read();
         let (logs_total, directories) = tree.counts();
         let catalog_bytes = tree.bytes;
-        for id in tree.ids() {
-            if let Some(state) = self.catalog.lock(id) {
-                appends += state.appends;
-                append_bytes += state.append_bytes;
-            }
-        }
         drop(tree);
         let io = self.io.counters();
         let end_lsn = self.ring.end_lsn();

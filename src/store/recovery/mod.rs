@@ -6,7 +6,7 @@
 //! bounded by the checkpoint interval.
 //!
 //! - `start`: the segment table to begin with; `known`: what lies in the segments in front of that
-//! - `next`: from one segment to the next, by its header or without it
+//! - `next`: from one segment to the next, by its header or without it; `freed`, `searches`: where it need not look
 //! - `judge`: torn or damaged
 //! - `fallback`: what has to stay for the older checkpoint
 
@@ -15,6 +15,7 @@ mod freed;
 mod judge;
 mod known;
 mod next;
+mod searches;
 mod start;
 
 pub use known::Source;
@@ -36,6 +37,7 @@ use crate::format::{
 };
 use crate::io::{IoError, QuikIO};
 use freed::Freed;
+use searches::Searches;
 use start::Headers;
 
 /// What recovery decided.
@@ -99,6 +101,7 @@ struct Recovery<'a> {
     freed: Freed,
     /// Headers that were read already.
     seen: RefCell<HashMap<u32, Option<SegmentHeader>>>,
+    searches: Searches,
 }
 
 /// Decide what the store holds.
@@ -141,8 +144,9 @@ pub fn recover(
     };
     let stable = known.max(superblock.stable_lsn);
     let report = RecoveryReport { from_lsn: from, notes, ..RecoveryReport::default() };
+    let (seen, searches) = (RefCell::default(), Searches::of(&shape));
     let mut recovery =
-        Recovery { io, shape, superblock, table, replay, stable, report, headers, freed, seen: RefCell::default() };
+        Recovery { io, shape, superblock, table, replay, stable, report, headers, freed, seen, searches };
     if let Some(older) = &checkpoints.older {
         recovery.keep_for(older).map_err(failed)?;
     }

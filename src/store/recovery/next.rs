@@ -141,6 +141,8 @@ impl Recovery<'_> {
         let hint = hint.filter(|place| *place < self.shape.segments);
         let told = self.headers.get(&sequence).map(|header| header.physical);
         let likely: Vec<u32> = hint.into_iter().chain(self.table.next_free()).chain(told).collect();
+        // It lay where its forerunner says. If something later is or was there by now, it was let go: nobody need look for it.
+        let gone = hint.is_some_and(|place| self.freed.holds(place, sequence, epoch));
         // A segment that was opened when no other was free does not say which one follows.
         let everywhere = if must_exist || hint.is_none() { 0..self.shape.segments } else { 0..0 };
         let live: HashSet<u32> = self.table.live().map(|entry| entry.physical).collect();
@@ -164,23 +166,36 @@ impl Recovery<'_> {
         if let Some(header) = found {
             return Ok(Some(Next { sequence, physical: header.physical, epoch: header.epoch, header: Some(header) }));
         }
+        if must_exist && gone {
+            return Ok(None);
+        }
         // What hit the header may have hit the first frame too. Nobody reads a whole segment where perhaps there is none.
         let first = self.shape.first_frame(sequence);
         let near = first + frame_len(self.shape.max_record) as u64 + self.shape.block;
-        let until = if must_exist { self.shape.segment_end(first) } else { near };
-        if !must_exist {
-            places.retain(|physical| likely.contains(physical));
-        }
         places.dedup();
         for physical in places {
+            let is_likely = likely.contains(&physical);
+            let whole = must_exist && (is_likely || self.may_hide(physical)?) && self.searches.one_more();
+            if !whole && !is_likely {
+                continue;
+            }
             let mut scanner = self.scanner();
             scanner.enter(first, physical, epoch);
+            let until = if whole { self.shape.segment_end(first) } else { near };
             let is_there = scanner.resync_within(first, until)?.is_some();
             if is_there && !self.freed.holds(physical, sequence, scanner.epoch()) {
                 return Ok(Some(Next { sequence, physical, epoch: scanner.epoch(), header: None }));
             }
+            if whole && !scanner.saw_heads() {
+                self.searches.is_empty(physical);
+            }
         }
         Ok(None)
+    }
+
+    /// A segment may lie at `physical` that no header tells of.
+    fn may_hide(&self, physical: u32) -> Result<bool, IoError> {
+        Ok(!self.searches.was_empty(physical) && self.header_at(physical)?.is_none())
     }
 
     /// The log ended at `place`, and the next mount began behind it: on the next block with `tail=pad`, or in the next
