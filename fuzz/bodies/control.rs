@@ -92,6 +92,11 @@ fn usage(input: &mut Input<'_>) {
     }
 }
 
+/// One of the numbers that the log has: its own, or one under which the kernel is told of it once more (`-o parallel`).
+fn is_log(ino: u64) -> bool {
+    ino == LOG_INO || (ino >> 63 == 1 && u64::from(ino as u32) == LOG_INO - 0x100)
+}
+
 /// A mounted store, and what its log must hold.
 struct Mounted {
     guard: Arc<Guard>,
@@ -147,7 +152,7 @@ impl Mounted {
                 let opened = self.ask(|fs, reply| fs.open(ino, flags, uid, reply));
                 let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
                 let rule = flags & libc::O_TRUNC == 0 && (!writes || flags & libc::O_APPEND != 0);
-                assert!(ino != LOG_INO || opened.is_ok() == rule, "{flags:#x}: {opened:?}");
+                assert!(!is_log(ino) || opened.is_ok() == rule, "{flags:#x}: {opened:?}");
             }
             4 | 5 => {
                 let (fh, offset) = (u64::from(input.u8() % 20), input.near(size, &[size]));
@@ -322,7 +327,7 @@ impl Mounted {
 
     fn attributes(&self, ino: u64) {
         let attr = self.fs.getattr(ino);
-        if ino == LOG_INO {
+        if is_log(ino) {
             assert_eq!(attr.map(|attr| attr.size), Ok(self.log.len() as u64));
         }
     }
@@ -353,7 +358,7 @@ impl Mounted {
         let read = self.ask(|fs, reply| fs.read(Read { ino, fh, offset, len }, reply));
         if self.shut {
             assert_eq!(read, Err(Errno::ESHUTDOWN));
-        } else if ino == LOG_INO {
+        } else if is_log(ino) {
             let from = usize::try_from(offset).unwrap_or(usize::MAX).min(self.log.len());
             let to = from.saturating_add(len).min(self.log.len());
             let wanted = &self.log[from..to];
@@ -370,7 +375,7 @@ impl Mounted {
         let data: Vec<u8> = (0..count).map(|at| fill.wrapping_add(at as u8)).collect();
         let write = Write { ino, offset, data: &data, flags, kill_set_id: bits & 1 != 0 };
         let written = self.ask(|fs, reply| fs.write(write, reply));
-        if ino != LOG_INO {
+        if !is_log(ino) {
             return;
         }
         let at_end = flags & libc::O_APPEND != 0 || offset == size;
@@ -397,12 +402,12 @@ impl Mounted {
 
     fn fsync(&mut self, ino: u64) {
         match self.ask(|fs, reply| fs.fsync(ino, reply)) {
-            Ok(()) if ino == LOG_INO || ino == 1 => {
+            Ok(()) if is_log(ino) || ino == 1 => {
                 assert!(!self.shut);
                 self.durable = self.log.len();
             }
             Ok(()) => {}
-            Err(error) => assert!(ino != LOG_INO || self.failing || self.shut, "{error:?}"),
+            Err(error) => assert!(!is_log(ino) || self.failing || self.shut, "{error:?}"),
         }
     }
 
@@ -410,7 +415,7 @@ impl Mounted {
         let offset = input.near(self.log.len() as u64, &[]) as i64;
         let whence = [libc::SEEK_DATA, libc::SEEK_HOLE, input.u32() as i32][input.below(3)];
         let place = self.fs.lseek(ino, offset, whence);
-        if ino == LOG_INO && (0..self.log.len() as i64).contains(&offset) {
+        if is_log(ino) && (0..self.log.len() as i64).contains(&offset) {
             match whence {
                 libc::SEEK_DATA => assert_eq!(place, Ok(offset)),
                 libc::SEEK_HOLE => assert_eq!(place, Ok(self.log.len() as i64)),
