@@ -176,16 +176,9 @@ fn exercise(path: &Path, capacity: u64) {
     io.close();
 }
 
-/// What was closed before: a program that another test starts meanwhile has it too, between its fork and its exec.
-fn open_soon(path: &Path, access: Access) -> impl Sized {
-    let until = Instant::now() + Duration::from_secs(20);
-    loop {
-        match open(path, access) {
-            Err(error) if error.errno() == libc::EBUSY && Instant::now() < until => std::thread::yield_now(),
-            result => return result.unwrap(),
-        }
-    }
-}
+/// A program that a test starts has what other tests have open too, between its fork and its exec, with its lock. Who opens
+/// again what was just closed runs alone.
+static FORKS: parking_lot::RwLock<()> = parking_lot::RwLock::new(());
 
 /// Who may have it together with whom.
 fn sharing(path: &Path) {
@@ -198,28 +191,31 @@ fn sharing(path: &Path) {
     }
     let unlocked = open(path, Access::ReadOnlyUnlocked).unwrap();
     drop(writer);
-    let reader = open_soon(path, Access::ReadOnlyShared);
+    let reader = open(path, Access::ReadOnlyShared).unwrap();
     let another = open(path, Access::ReadOnlyShared).unwrap();
     assert_eq!(refused(path, Access::ReadWrite).errno(), libc::EBUSY);
     drop((reader, another));
-    drop(open_soon(path, Access::ReadWrite));
+    drop(open(path, Access::ReadWrite).unwrap());
     drop(unlocked);
 }
 
 #[test]
 fn a_file_is_a_device() {
+    let _beside = FORKS.read();
     let dir = tempfile::tempdir().unwrap();
     exercise(&store_file(dir.path(), 32 * MIB as u64), 32 * MIB as u64);
 }
 
 #[test]
 fn a_loop_device_is_a_device() {
+    let _beside = FORKS.read();
     let device = Loop::new(32 * MIB as u64, &["--direct-io=on"]);
     exercise(&device.path, 32 * MIB as u64);
 }
 
 #[test]
 fn the_block_is_the_devices_own() {
+    let _beside = FORKS.read();
     let device = Loop::new(4 * MIB as u64, &["--sector-size", "4096"]);
     let open = open(&device.path, Access::ReadWrite).unwrap();
     assert_eq!(open.geometry().block, 4096);
@@ -227,17 +223,20 @@ fn the_block_is_the_devices_own() {
 
 #[test]
 fn a_file_has_one_writer_or_many_readers() {
+    let _alone = FORKS.write();
     let dir = tempfile::tempdir().unwrap();
     sharing(&store_file(dir.path(), MIB as u64));
 }
 
 #[test]
 fn a_block_device_has_one_writer_or_many_readers() {
+    let _alone = FORKS.write();
     sharing(&Loop::new(MIB as u64, &[]).path);
 }
 
 #[test]
 fn it_can_be_opened_again_as_soon_as_it_was_closed() {
+    let _alone = FORKS.write();
     let device = Loop::new(4 * MIB as u64, &[]);
     let dir = tempfile::tempdir().unwrap();
     for path in [device.path.clone(), store_file(dir.path(), 4 * MIB as u64)] {
@@ -254,6 +253,7 @@ fn it_can_be_opened_again_as_soon_as_it_was_closed() {
 
 #[test]
 fn it_can_be_opened_again_as_soon_as_its_owner_was_killed() {
+    let _alone = FORKS.write();
     // The kernel takes the ring of a killed process down in its own time. This test is that process, too.
     if let Some(path) = std::env::var_os("LLAMAFS_TEST_HOLD") {
         let io = QuikIO::new(Arc::new(open(Path::new(&path), Access::ReadWrite).unwrap()), &[]).unwrap();
@@ -291,6 +291,7 @@ fn it_can_be_opened_again_as_soon_as_its_owner_was_killed() {
 
 #[test]
 fn the_process_that_holds_a_file_is_named() {
+    let _beside = FORKS.read();
     let dir = tempfile::tempdir().unwrap();
     let path = store_file(dir.path(), MIB as u64);
     let ready = dir.path().join("ready");
@@ -306,6 +307,7 @@ fn the_process_that_holds_a_file_is_named() {
 
 #[test]
 fn a_mounted_device_says_where() {
+    let _beside = FORKS.read();
     let device = Loop::new(16 * MIB as u64, &[]);
     let name = device.path.to_str().unwrap();
     run("mkfs.ext4", &["-q", name]);
@@ -317,6 +319,7 @@ fn a_mounted_device_says_where() {
 
 #[test]
 fn a_file_system_without_direct_io_is_named() {
+    let _beside = FORKS.read();
     let mounted = Mounted::new(&["-t", "ramfs", "none"]);
     let path = store_file(&mounted.place, MIB as u64);
     let error = refused(&path, Access::ReadWrite);
@@ -325,12 +328,14 @@ fn a_file_system_without_direct_io_is_named() {
 
 #[test]
 fn a_tmpfs_file_is_a_device() {
+    let _beside = FORKS.read();
     let mounted = Mounted::new(&["-t", "tmpfs", "none"]);
     exercise(&store_file(&mounted.place, 32 * MIB as u64), 32 * MIB as u64);
 }
 
 #[test]
 fn a_write_protected_device_is_refused_for_writing() {
+    let _beside = FORKS.read();
     let device = Loop::new(MIB as u64, &["--read-only"]);
     let error = refused(&device.path, Access::ReadWrite);
     assert!(error.to_string().contains("the device is read-only"), "{error}");
@@ -339,6 +344,7 @@ fn a_write_protected_device_is_refused_for_writing() {
 
 #[test]
 fn a_file_on_a_read_only_file_system_is_refused_for_writing() {
+    let _beside = FORKS.read();
     let mounted = Mounted::new(&["-t", "tmpfs", "none"]);
     let path = store_file(&mounted.place, MIB as u64);
     run("mount", &["-o", "remount,ro", mounted.place.to_str().unwrap()]);
@@ -349,6 +355,7 @@ fn a_file_on_a_read_only_file_system_is_refused_for_writing() {
 
 #[test]
 fn what_is_no_device_is_refused() {
+    let _beside = FORKS.read();
     let dir = tempfile::tempdir().unwrap();
     let errno = |path: &Path| refused(path, Access::ReadWrite).errno();
     assert_eq!(errno(&dir.path().join("missing")), libc::ENOENT);
@@ -363,6 +370,7 @@ fn what_is_no_device_is_refused() {
 
 #[test]
 fn permission_is_asked_for() {
+    let _beside = FORKS.read();
     need_root();
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -381,6 +389,7 @@ fn permission_is_asked_for() {
 
 #[test]
 fn a_file_that_shrinks_under_us_is_an_error_not_a_loop() {
+    let _beside = FORKS.read();
     let dir = tempfile::tempdir().unwrap();
     let path = store_file(dir.path(), MIB as u64);
     let io = QuikIO::new(Arc::new(open(&path, Access::ReadWrite).unwrap()), &[]).unwrap();
@@ -391,6 +400,7 @@ fn a_file_that_shrinks_under_us_is_an_error_not_a_loop() {
 
 #[test]
 fn a_thread_that_submits_and_ends_loses_nothing() {
+    let _beside = FORKS.read();
     // The kernel cancels what a thread has left to its workers when it ends: flushes above all.
     let dir = tempfile::tempdir().unwrap();
     let path = store_file(dir.path(), 4 * MIB as u64);
@@ -409,6 +419,7 @@ fn a_thread_that_submits_and_ends_loses_nothing() {
 
 #[test]
 fn idle_costs_no_cpu_and_closing_is_prompt() {
+    let _beside = FORKS.read();
     let dir = tempfile::tempdir().unwrap();
     let path = store_file(dir.path(), MIB as u64);
     let io = QuikIO::new(Arc::new(open(&path, Access::ReadWrite).unwrap()), &[]).unwrap();
@@ -443,6 +454,7 @@ fn idle_costs_no_cpu_and_closing_is_prompt() {
 
 #[test]
 fn read_only_devices_take_no_writes() {
+    let _beside = FORKS.read();
     let dir = tempfile::tempdir().unwrap();
     let path = store_file(dir.path(), MIB as u64);
     let io = QuikIO::new(Arc::new(open(&path, Access::ReadOnlyShared).unwrap()), &[]).unwrap();
