@@ -1,6 +1,6 @@
 //! Writing: every write is an append, answered when the store has taken it (a large one when nothing can keep it out any
-//! more), or when it is durable if that was asked for. A worker never waits for the device: an append that finds the ring full is copied and queued, and its
-//! answer is sent by the thread that makes room.
+//! more), or when it is durable if that was asked for. A worker never waits for the device: an append that finds the
+//! ring full is copied and queued, and its answer is sent by the thread that makes room.
 
 use std::sync::Arc;
 

@@ -146,8 +146,8 @@ impl Drop for Buffer {
     }
 }
 
-/// Whole huge pages for `len` bytes: zeros, in huge pages if the kernel has some (by
-/// itself it gives none where `transparent_hugepage/enabled` is `madvise`), and touched up to `len`.
+/// Whole huge pages for `len` bytes: zeros, in huge pages if the kernel has some (by itself it gives none where
+/// `transparent_hugepage/enabled` is `madvise`), and touched up to `len`.
 fn map_huge(len: usize) -> Option<Mapping> {
     let bytes = len.checked_next_multiple_of(HUGE_PAGE)?;
     let room = bytes.checked_add(HUGE_PAGE)?;

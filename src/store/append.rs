@@ -108,7 +108,7 @@ impl LogStructuredStore {
             // Others came first.
             return Err(StoreError::WouldBlock);
         }
-        self.append_record(log, data, at, taken).map_err(|error| self.hopefully(error))
+        self.append_or_wait(log, data, at, taken)
     }
 
     /// Append when the ring has room; `done` is called from the thread that made room, or at once.
@@ -172,7 +172,7 @@ impl LogStructuredStore {
     /// Do it, or give it back: there is no room.
     fn try_deferred(&self, deferred: Deferred) -> Result<Answer, Deferred> {
         match deferred {
-            Deferred::Append { log, data, at, done } => match self.append_or_wait(log, &data, at) {
+            Deferred::Append { log, data, at, done } => match self.append_or_wait(log, &data, at, |_| {}) {
                 Err(StoreError::WouldBlock) => Err(Deferred::Append { log, data, at, done }),
                 result => {
                     self.rooms.give_back(data);
@@ -212,8 +212,14 @@ impl LogStructuredStore {
     }
 
     /// An append that finds no room waits while room can be made.
-    fn append_or_wait(&self, log: LogId, data: &[u8], at: AppendAt) -> Result<Appended, StoreError> {
-        self.append_record(log, data, at, |_| {}).map_err(|error| self.hopefully(error))
+    fn append_or_wait(
+        &self,
+        log: LogId,
+        data: &[u8],
+        at: AppendAt,
+        taken: impl FnOnce(Appended),
+    ) -> Result<Appended, StoreError> {
+        self.append_record(log, data, at, taken).map_err(|error| self.hopefully(error))
     }
 
     /// What found no space waits if room can be made, which is asked for.

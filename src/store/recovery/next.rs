@@ -187,7 +187,7 @@ impl Recovery<'_> {
                 return Ok(Some(Next { sequence, physical, epoch: scanner.epoch(), header: None }));
             }
             if whole && !scanner.saw_heads() {
-                self.searches.is_empty(physical);
+                self.searches.found_empty(physical);
             }
         }
         Ok(None)

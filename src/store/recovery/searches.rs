@@ -34,7 +34,7 @@ impl Searches {
     }
 
     /// No segment will ever be found at `physical`.
-    pub(super) fn is_empty(&self, physical: u32) {
+    pub(super) fn found_empty(&self, physical: u32) {
         self.empty.borrow_mut().insert(physical);
     }
 
