@@ -166,6 +166,7 @@ fn spec(device: &Path, mountpoint: &Path, options: &MountOptions) -> MountSpec {
         read_only: options.store.read_only,
         noexec: options.noexec,
         parallel: options.parallel,
+        uring: options.uring,
         threads: 0,
         options: options.text.clone(),
     }

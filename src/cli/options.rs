@@ -55,7 +55,7 @@ const IGNORED: &[&str] = &[
 /// General options with a value that say nothing to us.
 const IGNORED_WITH_VALUE: &[&str] = &["comment=", "x-", "X-", "uhelper=", "helper=", "fsname=", "subtype="];
 /// What the message on an unknown option lists.
-const KNOWN: &str = "rw, ro, sync, parallel, flush_ms=N, tail=rewrite|pad, errors=remount-ro|shutdown, \
+const KNOWN: &str = "rw, ro, sync, parallel, uring, nouring, flush_ms=N, tail=rewrite|pad, errors=remount-ro|shutdown, \
                      allow_other, ring_size=N, buffer_size=SIZE, log=FILE, max_logs=N, max_dirs=N, name_max=N, \
                      max_handles=N, user_handles=N, control_files=N, read_memory=SIZE, append_memory=SIZE";
 
@@ -70,6 +70,8 @@ pub struct MountOptions {
     pub sync: bool,
     /// Each opener of a log appends by itself.
     pub parallel: bool,
+    /// Requests come over io_uring, or not; none: as the kernel is set.
+    pub uring: Option<bool>,
     /// Other users may use a mount that is not root's.
     pub allow_other: bool,
     /// No programs are run from it.
@@ -109,6 +111,8 @@ impl MountOptions {
             ("sync" | "dirsync", None) => self.sync = true,
             ("parallel", None) => self.parallel = true,
             ("noparallel", None) => self.parallel = false,
+            ("uring", None) => self.uring = Some(true),
+            ("nouring", None) => self.uring = Some(false),
             ("allow_other", None) => self.allow_other = true,
             ("exec", None) => self.noexec = false,
             ("noexec", None) => self.noexec = true,

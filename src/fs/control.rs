@@ -83,6 +83,7 @@ fn status(inner: &Inner) -> Value {
         map.insert("pid".into(), json!(std::process::id()));
         map.insert("mountpoint".into(), json!(inner.settings.mountpoint));
         map.insert("options".into(), json!(inner.settings.options));
+        map.insert("transport".into(), json!(inner.settings.transport));
         map.insert("uptime_ms".into(), json!(super::now_ns().saturating_sub(inner.mounted_ns) / 1_000_000));
         let logs = inner.store.public_logs(LOGS_SHOWN);
         map.insert("logs".into(), Value::Array(logs.iter().map(log).collect()));
@@ -101,7 +102,7 @@ fn log(info: &LogInfo) -> Value {
 /// `key: value` lines; what is inside another thing gets its name and a dot before it.
 fn lines(status: &Value) -> String {
     let mut out = String::new();
-    for key in ["version", "pid", "mountpoint", "options", "uptime_ms"].into_iter().chain(FIRST) {
+    for key in ["version", "pid", "mountpoint", "options", "transport", "uptime_ms"].into_iter().chain(FIRST) {
         line(&mut out, key, status.get(key).unwrap_or(&Value::Null));
     }
     let shown = |key: &str| FIRST.contains(&key) || out.lines().any(|line| line.starts_with(&format!("{key}: ")));

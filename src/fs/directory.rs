@@ -65,6 +65,11 @@ impl LlamaFs {
         }
     }
 
+    /// Each opener of a log has a number of its own, and locks are asked of us: the kernel's are of a number.
+    pub fn parallel(&self) -> bool {
+        self.inner.settings.parallel
+    }
+
     /// The kernel is about to be told of this inode, by an entry that it will forget one day: until then it may open it,
     /// also when its name is gone. False: it is gone already.
     pub fn remember(&self, ino: u64) -> bool {

@@ -69,6 +69,8 @@ pub struct FsSettings {
     pub mountpoint: String,
     /// The mount options as given, for `status`.
     pub options: String,
+    /// What requests come by, for `status`.
+    pub transport: &'static str,
 }
 
 /// The file system over one store.

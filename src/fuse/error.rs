@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::wire::ENABLE_URING;
+
 /// Why a mount failed.
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
@@ -59,6 +61,15 @@ pub enum MountError {
         /// Its message.
         text: String,
     },
+    /// No FUSE over io_uring.
+    #[error(
+        "`uring` needs FUSE over io_uring, which this kernel has not (Linux 6.14) or is not set to: as root, \
+         `echo Y > {ENABLE_URING}`, or mount without it"
+    )]
+    NoUring,
+    /// Both cannot be had.
+    #[error("`uring` and `parallel` do not go together: choose one")]
+    UringParallel,
     /// Too little memory to serve requests.
     #[error("out of memory: serving a mount takes {0} MiB more; raise `ulimit -v`, or end other programs")]
     Memory(usize),

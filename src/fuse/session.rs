@@ -1,11 +1,12 @@
 //! One mount from beginning to end: mount, serve, unmount, with every request that was taken answered.
 
 use std::num::NonZero;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fuser::{Config, Session, SessionACL};
+use fuser::{Config, INodeNo, Session, SessionACL};
 use nix::unistd::{getegid, geteuid};
 use parking_lot::{Condvar, Mutex};
 
@@ -47,6 +48,8 @@ pub struct MountSpec {
     pub noexec: bool,
     /// Each opener of a log appends by itself.
     pub parallel: bool,
+    /// Requests come over io_uring; none: if the kernel is set to it and `parallel` is not wanted.
+    pub uring: Option<bool>,
     /// Threads that serve requests; 0: one for each CPU.
     pub threads: usize,
     /// The mount options as given, for `status`.
@@ -121,29 +124,36 @@ pub fn serve(
     stop: &StopHandle,
 ) -> Result<(), MountError> {
     let path = mount::check(&spec.mountpoint)?;
+    // Where nothing is appended, the page cache is worth more.
+    let parallel = spec.parallel && !spec.read_only;
+    let uring = uring(spec.uring, parallel)?;
+    let threads = threads(spec);
+    check_memory(threads)?;
+    let (fd, mounted) = mount::mount(&path, spec)?;
     let settings = FsSettings {
         uid: geteuid().as_raw(),
         gid: getegid().as_raw(),
         sync: spec.sync,
         limits: spec.limits,
         cached_reads: spec.read_only,
-        // Where nothing is appended, the page cache is worth more.
-        parallel: spec.parallel && !spec.read_only,
+        parallel,
         mountpoint: path.display().to_string(),
         options: spec.options.clone(),
+        transport: "/dev/fuse",
     };
-    let threads = threads(spec);
-    check_memory(threads)?;
-    let parallel = settings.parallel;
-    let (page_cache, jobs) = cache::kernel_cache();
-    let fs = LlamaFs::new(store, settings, Box::new(page_cache));
-    let (fd, mounted) = mount::mount(&path, spec)?;
-    let session = if parallel {
-        wire::Session::start(fd, fs.clone(), threads).map(|session| Box::new(|| session.run()) as Serving)
+    let begun = if parallel || uring {
+        by_ourselves(fd, store, settings, uring, threads)
     } else {
-        by_fuser(fd, &fs, threads, jobs)
+        by_fuser(fd, store, settings, threads)
     };
-    match session.and_then(|session| run(session, &stop.shared)).map_err(MountError::Handshake) {
+    let (fs, session) = match begun {
+        Ok(begun) => begun,
+        Err(error) => {
+            mounted.detach_and_abort();
+            return Err(MountError::Handshake(error));
+        }
+    };
+    match run(session, &stop.shared).map_err(MountError::Handshake) {
         Ok(()) => {}
         Err(error) => {
             mounted.detach_and_abort();
@@ -182,16 +192,57 @@ fn check_memory(threads: usize) -> Result<(), MountError> {
 /// Serves until the mount is gone.
 type Serving = Box<dyn FnOnce() -> std::io::Result<()> + Send>;
 
-/// Answer the kernel's INIT, by `fuser`.
-fn by_fuser(fd: std::os::fd::OwnedFd, fs: &LlamaFs, threads: usize, jobs: cache::Jobs) -> std::io::Result<Serving> {
+/// Whether to ask the kernel for requests over io_uring.
+fn uring(wanted: Option<bool>, parallel: bool) -> Result<bool, MountError> {
+    match wanted {
+        // Who waits for a lock would keep a place from who is to give it back.
+        Some(true) if parallel => Err(MountError::UringParallel),
+        Some(true) if !wire::uring_is_enabled() => Err(MountError::NoUring),
+        Some(wanted) => Ok(wanted),
+        None => Ok(!parallel && wire::uring_is_enabled()),
+    }
+}
+
+/// Answer the kernel's greeting, by `fuser`.
+fn by_fuser(
+    fd: OwnedFd,
+    store: Arc<LogStructuredStore>,
+    settings: FsSettings,
+    threads: usize,
+) -> std::io::Result<(LlamaFs, Serving)> {
+    let (page_cache, jobs) = cache::kernel_cache(usize::MAX);
+    let fs = LlamaFs::new(store, settings, Box::new(page_cache));
     let mut config = Config::default();
     // The kernel itself keeps other users out unless `allow_other` is given.
     config.acl = SessionACL::All;
     config.n_threads = Some(threads);
     config.clone_fd = true;
     let session = Session::from_fd(Adapter::new(fs.clone()), fd, SessionACL::All, config)?;
-    jobs.start(session.notifier())?;
-    Ok(Box::new(|| session.run()))
+    let notifier = session.notifier();
+    jobs.start(move |ino, offset, len| {
+        let [offset, len] = [offset, len].map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
+        notifier.inval_inode(INodeNo(ino), offset, len)
+    })?;
+    Ok((fs, Box::new(|| session.run())))
+}
+
+/// Answer it by ourselves.
+fn by_ourselves(
+    fd: OwnedFd,
+    store: Arc<LogStructuredStore>,
+    settings: FsSettings,
+    uring: bool,
+    threads: usize,
+) -> std::io::Result<(LlamaFs, Serving)> {
+    let greeted = wire::Greeted::greet(fd, wire::Wish { locks: settings.parallel, uring })?;
+    let uring = greeted.by_uring();
+    let transport = if uring { "io_uring" } else { settings.transport };
+    let (page_cache, jobs) = cache::kernel_cache(if uring { wire::ENTRIES / 2 } else { usize::MAX });
+    let fs = LlamaFs::new(store, FsSettings { transport, ..settings }, Box::new(page_cache));
+    let session = wire::Session::start(&greeted, &fs, threads)?;
+    let device = greeted.device();
+    jobs.start(move |ino, offset, len| wire::invalidate(&device, ino, offset, len))?;
+    Ok((fs, Box::new(|| session.run())))
 }
 
 /// Start the threads that serve.

@@ -90,6 +90,19 @@ impl Buffer {
         Ok(Buffer { start, layout, home: None })
     }
 
+    /// `len` bytes on a page boundary, of which each page takes memory once it is used, and no more than itself.
+    pub fn untouched(len: usize) -> Result<Buffer, BufferAllocError> {
+        let bad = BufferAllocError::BadLayout { len, align: FOUR_KB_BLOCK };
+        let layout = Layout::from_size_align(len, FOUR_KB_BLOCK).map_err(|_| bad)?;
+        if len == 0 {
+            return Err(bad);
+        }
+        let home = map(layout.pad_to_align().size()).ok_or(BufferAllocError::NoMemory { len })?;
+        // SAFETY: the pages are ours. Where there are no huge pages anyway it fails, and nothing is lost.
+        unsafe { libc::madvise(home.start.as_ptr().cast(), home.bytes, libc::MADV_NOHUGEPAGE) };
+        Ok(Buffer { start: home.start, layout, home: Some(Arc::new(home)) })
+    }
+
     /// `count` of them, one behind the other: large ones share huge pages that each by itself would fill in part.
     pub fn several(count: usize, len: usize, align: usize) -> Result<Vec<Buffer>, BufferAllocError> {
         let bad = BufferAllocError::BadLayout { len, align };
@@ -151,13 +164,7 @@ impl Drop for Buffer {
 fn map_huge(len: usize) -> Option<Mapping> {
     let bytes = len.checked_next_multiple_of(HUGE_PAGE)?;
     let room = bytes.checked_add(HUGE_PAGE)?;
-    let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-    // SAFETY: a new private mapping at a place of the kernel's choice.
-    let mapping = unsafe { libc::mmap(ptr::null_mut(), room, protection, flags, -1, 0) };
-    if mapping == libc::MAP_FAILED {
-        return None;
-    }
-    let mapping = mapping.cast::<u8>();
+    let mapping = anonymous(room)?;
     let front = mapping.align_offset(HUGE_PAGE);
     let start = mapping.wrapping_add(front);
     // What lies before the first whole huge page, and behind the last.
@@ -170,6 +177,19 @@ fn map_huge(len: usize) -> Option<Mapping> {
         unsafe { start.wrapping_add(at).write_volatile(0) };
     }
     NonNull::new(start).map(|start| Mapping { start, bytes })
+}
+
+/// Whole pages of `bytes` bytes.
+fn map(bytes: usize) -> Option<Mapping> {
+    NonNull::new(anonymous(bytes)?).map(|start| Mapping { start, bytes })
+}
+
+/// Zeros that take memory once they are touched.
+fn anonymous(bytes: usize) -> Option<*mut u8> {
+    let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: a new private mapping at a place of the kernel's choice.
+    let mapping = unsafe { libc::mmap(ptr::null_mut(), bytes, protection, flags, -1, 0) };
+    (mapping != libc::MAP_FAILED).then_some(mapping.cast())
 }
 
 /// Give pages back.
@@ -274,6 +294,22 @@ mod tests {
             assert!(last.as_slice().iter().all(|&x| x == 5));
         }
         assert!(Buffer::several(usize::MAX / 2, HUGE_FROM, 4096).is_err());
+    }
+
+    #[test]
+    fn one_that_is_untouched_takes_the_room_of_what_is_used() {
+        let resident = || {
+            let text = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
+            let line = text.lines().find(|line| line.starts_with("Anonymous:")).unwrap().to_owned();
+            line.split_ascii_whitespace().nth(1).unwrap().parse::<usize>().unwrap() << 10
+        };
+        let before = resident();
+        let mut b = Buffer::untouched((256 << 20) + 1).unwrap();
+        assert_eq!((b.as_ptr() as usize % FOUR_KB_BLOCK, b.len()), (0, (256 << 20) + 1));
+        b.as_mut_slice()[100 << 20] = 7;
+        assert_eq!((b.as_slice()[100 << 20], b.as_slice()[256 << 20]), (7, 0));
+        assert!(resident() < before + (128 << 20), "other tests take memory meanwhile, but not as much");
+        assert!(Buffer::untouched(0).is_err() && Buffer::untouched(isize::MAX as usize & !4095).is_err());
     }
 
     #[test]

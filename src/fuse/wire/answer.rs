@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::PAGE;
+use super::inbox::{Inbox, Ready};
+use crate::fs::LlamaFs;
 use crate::fs::types::{Attr, Errno, Kind};
 
 /// Bytes of an answer's header.
@@ -13,18 +15,26 @@ const HEADER_BYTES: usize = 16;
 /// ns in a second.
 const SECOND: u64 = 1_000_000_000;
 
+/// Where a request came from, and its answer goes.
+#[derive(Clone)]
+pub enum From {
+    /// This descriptor.
+    Device(Arc<File>),
+    /// An entry of a queue, whose thread answers what lies in the inbox.
+    Queue(Arc<Inbox>, u32),
+}
+
 /// Who waits for it.
 pub struct Answer {
-    /// The descriptor that the request came from.
-    device: Arc<File>,
+    from: From,
     unique: u64,
     sent: bool,
 }
 
 impl Answer {
     /// To the request of this number.
-    pub fn to(device: &Arc<File>, unique: u64) -> Self {
-        Self { device: device.clone(), unique, sent: false }
+    pub fn to(from: From, unique: u64) -> Self {
+        Self { from, unique, sent: false }
     }
 
     /// Its number.
@@ -32,24 +42,34 @@ impl Answer {
         self.unique
     }
 
+    /// It goes by a descriptor, from whichever thread gives it.
+    pub fn by_device(&self) -> bool {
+        matches!(self.from, From::Device(_))
+    }
+
     /// Done.
     pub fn ok(self) {
-        self.data(&[]);
+        self.data(Vec::new());
     }
 
     /// Failed.
     pub fn error(mut self, errno: Errno) {
-        self.send(-errno.0, &[]);
+        self.send(-errno.0, Vec::new(), None);
     }
 
     /// These bytes.
-    pub fn data(mut self, data: &[u8]) {
-        self.send(0, data);
+    pub fn data(mut self, data: Vec<u8>) {
+        self.send(0, data, None);
+    }
+
+    /// What a read gave, which goes back to where it came from.
+    pub fn read(mut self, data: Vec<u8>, fs: LlamaFs) {
+        self.send(0, data, Some(fs));
     }
 
     /// These fields.
     pub fn fields(self, fields: Fields) {
-        self.data(&fields.0);
+        self.data(fields.0);
     }
 
     /// Done, or failed.
@@ -60,22 +80,37 @@ impl Answer {
         }
     }
 
-    fn send(&mut self, error: i32, data: &[u8]) {
+    fn send(&mut self, error: i32, data: Vec<u8>, owner: Option<LlamaFs>) {
         self.sent = true;
-        let len = u32::try_from(HEADER_BYTES.saturating_add(data.len())).unwrap_or(u32::MAX);
-        let header = Fields::default().u32(len).i32(error).u64(self.unique).0;
-        // One call: the kernel takes it whole or not at all.
-        if let Err(error) = (&*self.device).write_vectored(&[IoSlice::new(&header), IoSlice::new(data)]) {
-            // Nobody waits for it any more.
-            log::debug!("answer to request {}: {error}", self.unique);
+        match &self.from {
+            From::Queue(inbox, entry) => {
+                inbox.put(Ready { entry: *entry, error, unique: self.unique, data, owner });
+            }
+            From::Device(device) => {
+                let header = header(error, self.unique, data.len());
+                // One call: the kernel takes it whole or not at all.
+                if let Err(error) = (&**device).write_vectored(&[IoSlice::new(&header), IoSlice::new(&data)]) {
+                    // Nobody waits for it any more.
+                    log::debug!("answer to request {}: {error}", self.unique);
+                }
+                if let Some(owner) = owner {
+                    owner.give_back(data);
+                }
+            }
         }
     }
+}
+
+/// What goes in front of an answer of so many bytes.
+pub fn header(error: i32, unique: u64, bytes: usize) -> Vec<u8> {
+    let len = u32::try_from(HEADER_BYTES.saturating_add(bytes)).unwrap_or(u32::MAX);
+    Fields::default().u32(len).i32(error).u64(unique).0
 }
 
 impl Drop for Answer {
     fn drop(&mut self) {
         if !self.sent {
-            self.send(-libc::EIO, &[]);
+            self.send(-libc::EIO, Vec::new(), None);
         }
     }
 }
@@ -152,9 +187,10 @@ mod tests {
     #[test]
     fn every_request_is_answered_exactly_once() {
         let (device, mut kernel) = ends();
-        Answer::to(&device, 7).data(b"bytes");
-        Answer::to(&device, 8).error(Errno::EPERM);
-        drop(Answer::to(&device, 9));
+        let answer = |unique| Answer::to(From::Device(device.clone()), unique);
+        answer(7).data(b"bytes".to_vec());
+        answer(8).error(Errno::EPERM);
+        drop(answer(9));
         drop(device);
         let mut all = Vec::new();
         kernel.read_to_end(&mut all).unwrap();

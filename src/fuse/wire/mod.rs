@@ -1,32 +1,65 @@
-//! A transport of our own over `/dev/fuse`, for `-o parallel`: `fuser` can tell the kernel neither of an inode under
-//! another number than the one that `stat` shows, nor does it pass on interrupts, nor which sort a lock is of. It serves the
-//! same [`LlamaFs`] with the same answers.
+//! A transport of our own, for what `fuser` leaves out. For `-o parallel` it tells the kernel of an inode under another
+//! number than the one that `stat` shows, and passes on interrupts and which sort a lock is of; and it takes requests over
+//! io_uring where the kernel sends them so, else by `/dev/fuse`. It serves the same [`LlamaFs`] with the same answers.
 
 mod answer;
 mod body;
+mod entries;
 mod handshake;
+mod inbox;
+mod notice;
+mod queue;
 mod serve;
 mod tree;
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 
 use super::mount::FUSE_DEVICE;
 use super::{PAGE, REQUEST_BYTES};
 use crate::fs::LlamaFs;
+use answer::From;
 use body::Header;
+use handshake::Agreed;
+pub use handshake::Wish;
+use inbox::Inbox;
+pub use notice::invalidate;
+use queue::Served;
+
+/// `Y` where FUSE over io_uring is allowed; by root, for every mount that is made from then on.
+pub const ENABLE_URING: &str = "/sys/module/fuse/parameters/enable_uring";
+/// The numbers that processors can have: `0-7`.
+const POSSIBLE_CPUS: &str = "/sys/devices/system/cpu/possible";
 
 /// Bytes of a write that come in one request: one page more than a record, as its bytes need not begin on a page.
 const MAX_WRITE: u32 = REQUEST_BYTES + PAGE;
 /// The kernel wants room for the largest write and its headers.
 const BUFFER_BYTES: usize = (MAX_WRITE + PAGE) as usize;
 
-/// A mount that has been greeted, and is not served yet.
+/// Entries of one queue of the kernel: requests of one processor's callers that are served at the same time. A megabyte of
+/// each takes memory where callers send so much.
+pub const ENTRIES: usize = 16;
+
+/// A mount that has been greeted.
+pub struct Greeted {
+    device: Arc<File>,
+    agreed: Agreed,
+}
+
+/// A mount that is served when it runs.
 pub struct Session {
     fs: LlamaFs,
     devices: Vec<Arc<File>>,
+    queues: Vec<Queue>,
+}
+
+/// A thread that serves requests over io_uring.
+struct Queue {
+    inbox: Arc<Inbox>,
+    thread: JoinHandle<io::Result<()>>,
 }
 
 mod ioctl {
@@ -35,16 +68,66 @@ mod ioctl {
     nix::ioctl_read!(clone, 229, 0, u32);
 }
 
+impl Greeted {
+    /// Answer the kernel's first request.
+    pub fn greet(fd: OwnedFd, wish: Wish) -> io::Result<Self> {
+        let device = Arc::new(File::from(fd));
+        let agreed = handshake::greet(&device, wish)?;
+        Ok(Self { device, agreed })
+    }
+
+    /// Requests come over io_uring.
+    pub fn by_uring(&self) -> bool {
+        self.agreed.uring
+    }
+
+    /// What notices are written to.
+    pub fn device(&self) -> Arc<File> {
+        self.device.clone()
+    }
+}
+
 impl Session {
-    /// Answer the kernel's first request, and get a descriptor for each thread that will serve.
-    pub fn start(fd: OwnedFd, fs: LlamaFs, threads: usize) -> io::Result<Self> {
-        let first = Arc::new(File::from(fd));
-        handshake::greet(&first)?;
-        let mut devices = vec![first.clone()];
-        while devices.len() < threads {
-            devices.push(Arc::new(another(&first)?));
+    /// Get ready to serve with so many threads, which is all that the kernel waits for.
+    pub fn start(greeted: &Greeted, fs: &LlamaFs, threads: usize) -> io::Result<Self> {
+        let mut session = Self { fs: fs.clone(), devices: vec![greeted.device()], queues: Vec::new() };
+        if greeted.by_uring() {
+            session.start_queues(greeted, threads)?;
+            return Ok(session);
         }
-        Ok(Self { fs, devices })
+        while session.devices.len() < threads {
+            session.devices.push(Arc::new(another(&greeted.device)?));
+        }
+        Ok(session)
+    }
+
+    /// The kernel has a queue for each processor, and sends requests once it has an entry for each.
+    fn start_queues(&mut self, greeted: &Greeted, threads: usize) -> io::Result<()> {
+        let queues = queues()?;
+        let threads = threads.clamp(1, usize::from(queues));
+        let (started, answers) = mpsc::sync_channel(threads);
+        for number in 0..threads {
+            let inbox = Arc::new(Inbox::new()?);
+            let served = Served {
+                queues: (0..queues).skip(number).step_by(threads).collect(),
+                entries: ENTRIES,
+                data: greeted.agreed.data,
+                device: greeted.device(),
+                fs: self.fs.clone(),
+                inbox: inbox.clone(),
+                alone: threads == 1,
+            };
+            let (name, started) = (format!("llamafs-{number}"), started.clone());
+            let thread = std::thread::Builder::new().name(name).spawn(move || queue::run(served, &started))?;
+            self.queues.push(Queue { inbox, thread });
+        }
+        drop(started);
+        let explain = |error: io::Error| io::Error::new(error.kind(), format!("FUSE over io_uring: {error}"));
+        for _ in 0..threads {
+            let answer = answers.recv().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()));
+            answer.map_err(explain)?;
+        }
+        Ok(())
     }
 
     /// Serve until the mount is gone.
@@ -52,12 +135,35 @@ impl Session {
         let mut threads = Vec::new();
         for (number, device) in self.devices.into_iter().enumerate() {
             let fs = self.fs.clone();
-            let thread = std::thread::Builder::new().name(format!("llamafs-{number}"));
-            threads.push(thread.spawn(move || serve(&device, &fs))?);
+            // With queues, what comes here is what nobody waits for an answer to.
+            let name = if self.queues.is_empty() { format!("llamafs-{number}") } else { "llamafs-told".into() };
+            threads.push(std::thread::Builder::new().name(name).spawn(move || serve(&device, &fs))?);
         }
-        let ends = threads.into_iter().map(|thread| thread.join().unwrap_or(Err(io::ErrorKind::Other.into())));
-        ends.fold(Ok(()), io::Result::and)
+        let join = |thread: JoinHandle<io::Result<()>>| thread.join().unwrap_or(Err(io::ErrorKind::Other.into()));
+        let end = threads.into_iter().map(join).fold(Ok(()), io::Result::and);
+        self.queues.iter().for_each(|queue| queue.inbox.end());
+        self.queues.into_iter().map(|queue| join(queue.thread)).fold(end, io::Result::and)
     }
+}
+
+/// Whether this kernel offers FUSE over io_uring (Linux 6.14), and its administrator has allowed it.
+pub fn uring_is_enabled() -> bool {
+    std::fs::read_to_string(ENABLE_URING).is_ok_and(|text| text.trim() == "Y")
+}
+
+/// Queues that the kernel has: as many as there can be processors.
+fn queues() -> io::Result<u16> {
+    let text = std::fs::read_to_string(POSSIBLE_CPUS)?;
+    count(&text).ok_or_else(|| io::Error::other(format!("{POSSIBLE_CPUS} makes no sense: {text:?}")))
+}
+
+/// How many numbers a list such as `0-3,8` has.
+fn count(list: &str) -> Option<u16> {
+    list.trim().split(',').try_fold(0u16, |sum, range| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last) = (first.parse::<u16>().ok()?, last.parse::<u16>().ok()?);
+        sum.checked_add(last.checked_sub(first)?.checked_add(1)?)
+    })
 }
 
 /// Another descriptor of the same mount.
@@ -78,7 +184,7 @@ fn serve(device: &Arc<File>, fs: &LlamaFs) -> io::Result<()> {
             Ok(len) => {
                 let parts = buffer.get(..len).and_then(Header::split);
                 let (header, body) = parts.ok_or(io::ErrorKind::InvalidData)?;
-                serve::serve(fs, device, &header, body);
+                serve::serve(fs, From::Device(device.clone()), &header, body);
             }
             Err(error) => match error.raw_os_error() {
                 // The request was taken back, or nothing was there after all.

@@ -1,11 +1,8 @@
 //! Which request is which: words are translated, nothing is decided. A request that is shorter than it has to be is
 //! answered with an error.
 
-use std::fs::File;
-use std::sync::Arc;
-
 use super::super::nearby;
-use super::answer::{Answer, Fields};
+use super::answer::{Answer, Fields, From};
 use super::body::{Body, Header};
 use super::tree;
 use crate::fs::LlamaFs;
@@ -54,6 +51,7 @@ const OP_LSEEK: u32 = 46;
 /// What `open` answers: reads and writes go past the page cache; pages of earlier opens stay good.
 const FOPEN_DIRECT_IO: u32 = 1 << 0;
 const FOPEN_KEEP_CACHE: u32 = 1 << 1;
+const FOPEN_NOFLUSH: u32 = 1 << 5;
 /// The writer may not keep set-id bits.
 const WRITE_KILL_SUIDGID: u32 = 1 << 2;
 /// The lock is of flock(2).
@@ -72,7 +70,7 @@ const SET_ATIME_NOW: u32 = 1 << 7;
 const SET_MTIME_NOW: u32 = 1 << 8;
 
 /// Serve one request.
-pub fn serve(fs: &LlamaFs, device: &Arc<File>, header: &Header, body: Body<'_>) {
+pub fn serve(fs: &LlamaFs, from: From, header: &Header, body: Body<'_>) {
     // Nobody waits for an answer to these.
     match header.opcode {
         OP_FORGET | OP_BATCH_FORGET | OP_INTERRUPT => {
@@ -81,7 +79,7 @@ pub fn serve(fs: &LlamaFs, device: &Arc<File>, header: &Header, body: Body<'_>) 
             }
         }
         _ => {
-            if asked(fs, header, body, Answer::to(device, header.unique)).is_none() {
+            if asked(fs, header, body, Answer::to(from, header.unique)).is_none() {
                 log::error!("the kernel sent a request (code {}) that is too short: EIO", header.opcode);
             }
         }
@@ -114,7 +112,7 @@ fn asked(fs: &LlamaFs, header: &Header, mut body: Body<'_>, answer: Answer) -> O
         OP_RENAME | OP_RENAME2 => tree::rename(fs, header, body, header.opcode == OP_RENAME2, answer)?,
         OP_SYMLINK | OP_LINK => answer.error(Errno::EPERM),
         OP_OPENDIR => match fs.opendir(node) {
-            Ok(()) => opened(answer, &Opened { fh: 0, direct_io: false, keep_cache: false }),
+            Ok(()) => opened(fs, answer, &Opened { fh: 0, direct_io: false, keep_cache: false }),
             Err(errno) => answer.error(errno),
         },
         OP_READDIR => tree::readdir(fs, node, body, answer)?,
@@ -124,10 +122,13 @@ fn asked(fs: &LlamaFs, header: &Header, mut body: Body<'_>, answer: Answer) -> O
             fs.when_known(node, move |known| attr(answer, known.and_then(|()| me.getattr(node))));
         }
         OP_SETATTR => fs.setattr(node, set_attr(body)?, |result| attr(answer, result)),
-        OP_OPEN => fs.open(node, body.i32()?, header.uid, |result| match result {
-            Ok(how) => opened(answer, &how),
-            Err(errno) => answer.error(errno),
-        }),
+        OP_OPEN => {
+            let me = fs.clone();
+            fs.open(node, body.i32()?, header.uid, move |result| match result {
+                Ok(how) => opened(&me, answer, &how),
+                Err(errno) => answer.error(errno),
+            });
+        }
         OP_READ => read(fs, header, body, answer)?,
         OP_WRITE => write(fs, header, body, answer)?,
         OP_FLUSH => {
@@ -185,15 +186,18 @@ fn asked(fs: &LlamaFs, header: &Header, mut body: Body<'_>, answer: Answer) -> O
     Some(())
 }
 
-/// How a file was opened. Closing is a request, as it gives locks back.
-pub fn open_fields(fields: Fields, how: &Opened) -> Fields {
+/// How a file was opened. Closing it is a request only where that gives locks back.
+pub fn open_fields(fs: &LlamaFs, fields: Fields, how: &Opened) -> Fields {
     let flag = |on: bool, flag: u32| if on { flag } else { 0 };
+    let flags = flag(how.direct_io, FOPEN_DIRECT_IO)
+        | flag(how.keep_cache, FOPEN_KEEP_CACHE)
+        | flag(!fs.parallel(), FOPEN_NOFLUSH);
     let backing = 0;
-    fields.u64(how.fh).u32(flag(how.direct_io, FOPEN_DIRECT_IO) | flag(how.keep_cache, FOPEN_KEEP_CACHE)).u32(backing)
+    fields.u64(how.fh).u32(flags).u32(backing)
 }
 
-fn opened(answer: Answer, how: &Opened) {
-    answer.fields(open_fields(Fields::default(), how));
+fn opened(fs: &LlamaFs, answer: Answer, how: &Opened) {
+    answer.fields(open_fields(fs, Fields::default(), how));
 }
 
 fn attr(answer: Answer, result: Result<Attr, Errno>) {
@@ -229,15 +233,14 @@ fn set_attr(body: &mut Body<'_>) -> Option<SetAttr> {
 
 fn read(fs: &LlamaFs, header: &Header, body: &mut Body<'_>, answer: Answer) -> Option<()> {
     let (fh, offset, len) = (body.u64()?, body.u64()?, body.u32()?);
-    nearby::serve(header.pid, len as usize);
+    if answer.by_device() {
+        nearby::serve(header.pid, len as usize);
+    }
     let me = fs.clone();
     fs.read(
         Read { ino: header.node, fh, offset, len: len as usize },
         move |result: Result<Vec<u8>, Errno>| match result {
-            Ok(data) => {
-                answer.data(&data);
-                me.give_back(data);
-            }
+            Ok(data) => answer.read(data, me),
             Err(errno) => answer.error(errno),
         },
     );
@@ -293,7 +296,7 @@ fn xattr(answer: Answer, size: u32, result: Result<Vec<u8>, Errno>) {
             answer.fields(Fields::default().u32(u32::try_from(value.len()).unwrap_or(u32::MAX)).u32(0));
         }
         Ok(value) if value.len() > size as usize => answer.error(Errno::ERANGE),
-        Ok(value) => answer.data(&value),
+        Ok(value) => answer.data(value),
     }
 }
 

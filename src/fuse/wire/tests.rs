@@ -95,7 +95,7 @@ fn whatever_comes_is_answered_exactly_once() {
     for unique in 0..REQUESTS {
         let (code, request) = numbers.request(unique);
         let (header, body) = Header::split(&request).unwrap();
-        serve::serve(&fs, &device, &header, body);
+        serve::serve(&fs, From::Device(device.clone()), &header, body);
         waiting += u64::from(!NOT_ANSWERED.contains(&code));
     }
     // Those who wait for a lock are let go with the mount.
@@ -105,4 +105,10 @@ fn whatever_comes_is_answered_exactly_once() {
     let answers = reader.join().unwrap();
     assert!(answers.values().all(|times| *times == 1));
     assert_eq!(answers.len() as u64, waiting);
+}
+
+#[test]
+fn processors_are_counted() {
+    assert_eq!([count("0\n"), count("0-1\n"), count("0-3,8,10-11")], [Some(1), Some(2), Some(7)]);
+    assert_eq!([count(""), count("3-1"), count("0-65535"), count("x")], [None; 4]);
 }

@@ -1,5 +1,5 @@
-//! Names and directories: what is made, moved and listed. Each log is told of under a number of its own, and its name
-//! holds for that one call.
+//! Names and directories: what is made, moved and listed. With `-o parallel` each log is told of under a number of its own,
+//! and its name holds for that one call.
 
 use super::answer::{Answer, Fields};
 use super::body::{Body, Header};
@@ -50,7 +50,7 @@ pub fn create(fs: &LlamaFs, header: &Header, body: &mut Body<'_>, answer: Answer
         Ok((attr, how)) => {
             // It is open, so it is there.
             me.remember(attr.ino);
-            answer.fields(open_fields(Fields::default().entry(me.entry(attr.ino), &attr), &how));
+            answer.fields(open_fields(&me, Fields::default().entry(me.entry(attr.ino), &attr), &how));
         }
         Err(errno) => answer.error(errno),
     };
@@ -99,7 +99,7 @@ impl Listing {
 
     fn answer(self, result: Result<(), Errno>, answer: Answer) {
         match result {
-            Ok(()) => answer.data(&self.text),
+            Ok(()) => answer.data(self.text),
             Err(errno) => answer.error(errno),
         }
     }
@@ -113,15 +113,24 @@ pub fn readdir(fs: &LlamaFs, node: u64, body: &mut Body<'_>, answer: Answer) -> 
     Some(())
 }
 
-/// `readdir`, with attributes. A log's are not given: whoever looks at it looks its name up, and only then is it told of
-/// under a number.
+/// `readdir`, with attributes. With `-o parallel` a log's are not given: whoever looks at it looks its name up, and only then
+/// is it told of under a number.
 pub fn readdirplus(fs: &LlamaFs, node: u64, body: &mut Body<'_>, answer: Answer) -> Option<()> {
     let (from, mut listing) = Listing::asked(body)?;
     let result = fs.readdirplus(node, from, |entry, attr| {
-        // The kernel takes no entry of `.` and `..`. What is gone meanwhile is left out.
+        // The kernel takes no entry of `.` and `..`.
         let named = entry.name != b"." && entry.name != b"..";
-        let told = if named && entry.kind == Kind::Directory { fs.entry(entry.ino) } else { Default::default() };
-        listing.add(Fields::default().entry(told, attr), entry)
+        let told = named && (entry.kind == Kind::Directory || !fs.parallel());
+        // What is gone meanwhile is left out.
+        if told && !fs.remember(entry.ino) {
+            return false;
+        }
+        let number = if told { fs.entry(entry.ino) } else { Default::default() };
+        let full = listing.add(Fields::default().entry(number, attr), entry);
+        if full && told {
+            fs.forget(entry.ino, 1);
+        }
+        full
     });
     listing.answer(result, answer);
     Some(())

@@ -1,0 +1,355 @@
+//! Requests over io_uring (Documentation/filesystems/fuse-io-uring.rst of the kernel): a thread gives entries to the kernel,
+//! which fills them with requests of one processor's callers; with each answer the entry goes back for the next request. So
+//! a request costs one call of the kernel's instead of two, and where the thread is on the processor of its callers, no
+//! sleeping processor is woken.
+//!
+//! The kernel wakes a caller who has been answered on another processor, if one sleeps, and there by the next queue it is the
+//! same again: a request of 5 µs takes 25. So a thread that has much to do stays awake for a moment; see [`Pace`].
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
+
+use io_uring::types::Fd;
+use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+
+use super::answer::{Answer, From};
+use super::entries::Entries;
+use super::inbox::{Inbox, Ready};
+use super::serve;
+use crate::fs::LlamaFs;
+use crate::fs::types::Errno;
+
+/// Commands: take this entry; here is an entry's answer, and the entry.
+const REGISTER: u32 = 1;
+const COMMIT_AND_FETCH: u32 = 2;
+/// Token of the bell of the inbox; of any other command it is the entry.
+const BELL: u64 = u64::MAX;
+/// Where the length lies in an entry of io_uring's submission queue.
+const SQE_LEN: usize = 24;
+/// A thread with less time than this between requests stays awake,
+const BUSY: Duration = Duration::from_micros(60);
+/// for so long.
+const AWAKE: Duration = Duration::from_micros(60);
+/// How often the kernel is waited for when it is to give entries back.
+const LAST_WAITS: u32 = 1000;
+
+/// What a thread serves.
+pub struct Served {
+    /// Queues of the kernel: numbers of processors.
+    pub queues: Vec<u16>,
+    /// Entries of each.
+    pub entries: usize,
+    /// Bytes of the largest request behind its fields, or of the largest answer.
+    pub data: usize,
+    /// The mount.
+    pub device: Arc<File>,
+    /// What is served.
+    pub fs: LlamaFs,
+    /// Where answers go.
+    pub inbox: Arc<Inbox>,
+    /// No other thread serves this mount.
+    pub alone: bool,
+}
+
+/// How busy a thread is.
+struct Pace {
+    /// Time between two of its steps: the mean of the last few.
+    mean: Duration,
+    last: Instant,
+    /// Nobody can be woken elsewhere.
+    alone: bool,
+}
+
+impl Pace {
+    fn new(alone: bool) -> Self {
+        Self { mean: BUSY * 2, last: Instant::now(), alone }
+    }
+
+    /// There was something to do.
+    fn step(&mut self, now: Instant) {
+        // One long pause shall not count for more than a few short ones.
+        let gap = now.saturating_duration_since(self.last).min(BUSY * 8);
+        (self.mean, self.last) = ((self.mean * 7 + gap) / 8, now);
+    }
+
+    fn is_busy(&self) -> bool {
+        !self.alone && self.mean < BUSY
+    }
+}
+
+struct Queue {
+    // Dropped first.
+    ring: IoUring<squeue::Entry128, cqueue::Entry>,
+    entries: Entries,
+    served: Served,
+    /// For each entry the number under which it is given back.
+    commit_ids: Vec<u64>,
+    /// Commands that the kernel has, the bell's apart.
+    with_kernel: usize,
+    bell: Box<[u8; 8]>,
+    pace: Pace,
+}
+
+/// Serve until the mount is gone. `started` is told when the kernel has all entries, or why not.
+pub fn run(served: Served, started: &SyncSender<io::Result<()>>) -> io::Result<()> {
+    stay_near(&served.queues);
+    let mut queue = match Queue::start(served) {
+        Ok(queue) => queue,
+        Err(error) => {
+            // Who started us gave up only if it is gone itself.
+            let _ = started.send(Err(error));
+            return Ok(());
+        }
+    };
+    let _ = started.send(Ok(()));
+    let end = queue.serve();
+    queue.take_back();
+    end
+}
+
+/// Keep to the processors of these queues, as far as they may be used.
+fn stay_near(queues: &[u16]) {
+    let Ok(allowed) = sched_getaffinity(Pid::from_raw(0)) else { return };
+    let mut near = CpuSet::new();
+    let mut any = false;
+    for cpu in queues.iter().map(|queue| usize::from(*queue)).filter(|cpu| allowed.is_set(*cpu) == Ok(true)) {
+        any |= near.set(cpu).is_ok();
+    }
+    if any && let Err(error) = sched_setaffinity(Pid::from_raw(0), &near) {
+        log::debug!("a thread does not stay on its processors: {error}");
+    }
+}
+
+/// A command about an entry of a queue.
+fn command(device: &File, code: u32, queue: u16, commit_id: u64) -> squeue::Entry128 {
+    // struct fuse_uring_cmd_req: flags, the number, the queue.
+    let mut text = [0; 80];
+    let queue = &queue.to_ne_bytes();
+    let fields = [0u64.to_ne_bytes(), commit_id.to_ne_bytes()];
+    let bytes = fields.iter().flatten().chain(queue);
+    text.iter_mut().zip(bytes).for_each(|(place, byte)| *place = *byte);
+    opcode::UringCmd80::new(Fd(device.as_raw_fd()), code).cmd(text).build()
+}
+
+/// The same, with the addresses of the entry.
+fn register(device: &File, queue: u16, vectors: *const [libc::iovec; 2]) -> squeue::Entry128 {
+    const { assert!(size_of::<squeue::Entry128>() == 128) };
+    let mut entry = command(device, REGISTER, queue, 0);
+    let start = (&raw mut entry).cast::<u8>();
+    let address = vectors as u64;
+    // The crate has no word for these fields of a command.
+    // SAFETY: the entry is the kernel's struct io_uring_sqe of 128 plain bytes, in which an address of eight lies at 16, and
+    // a length of four behind it; both are within.
+    unsafe {
+        start.add(SQE_LEN - 8).cast::<u64>().write_unaligned(address);
+        start.add(SQE_LEN).cast::<u32>().write_unaligned(2);
+    }
+    entry
+}
+
+impl Queue {
+    /// Give all entries to the kernel.
+    fn start(served: Served) -> io::Result<Self> {
+        let count = served.queues.len() * served.entries;
+        let entries = Entries::new(count, served.data)?;
+        let depth = u32::try_from(count + 1).map_err(io::Error::other)?;
+        let ring = IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(depth)?;
+        let bell = Box::new([0; 8]);
+        let pace = Pace::new(served.alone);
+        let mut queue = Self { ring, entries, served, commit_ids: vec![0; count], with_kernel: 0, bell, pace };
+        for entry in 0..u32::try_from(count).unwrap_or(u32::MAX) {
+            let vectors = queue.entries.vectors(entry).ok_or(io::ErrorKind::InvalidInput)?;
+            let command = register(&queue.served.device, queue.queue_of(entry), vectors);
+            queue.push(command.user_data(u64::from(entry)))?;
+        }
+        queue.listen()?;
+        queue.enter(0)?;
+        queue.look()?;
+        let mut refused = None;
+        // The kernel answers at once to what it refuses, and else when there is a request.
+        while let Some(done) = queue.next() {
+            match queue.completed(&done) {
+                Some(entry) if done.result() == 0 => queue.request(entry),
+                Some(_) => refused = Some(io::Error::from_raw_os_error(done.result().saturating_neg())),
+                None => {}
+            }
+        }
+        match refused {
+            Some(error) => {
+                queue.take_back();
+                Err(error)
+            }
+            None => Ok(queue),
+        }
+    }
+
+    fn queue_of(&self, entry: u32) -> u16 {
+        let number = (entry as usize).checked_div(self.served.entries).unwrap_or_default();
+        self.served.queues.get(number).copied().unwrap_or_default()
+    }
+
+    /// Answer and serve until the mount is gone.
+    fn serve(&mut self) -> io::Result<()> {
+        let mut ready = Vec::new();
+        while self.served.inbox.take(&mut ready) {
+            for answer in ready.drain(..) {
+                self.answer(answer)?;
+            }
+            self.wait()?;
+            self.served.inbox.awake();
+            self.pace.step(Instant::now());
+            while let Some(done) = self.next() {
+                let Some(entry) = self.completed(&done) else { continue };
+                match done.result() {
+                    0 => self.request(entry),
+                    // The mount is gone, and this thread is told so.
+                    error if [libc::ENOTCONN, libc::ECONNABORTED].contains(&error.saturating_neg()) => {}
+                    error => log::error!(
+                        "queue {}: the kernel does not take an answer: {}",
+                        self.queue_of(entry),
+                        io::Error::from_raw_os_error(error.saturating_neg())
+                    ),
+                }
+            }
+        }
+        ready.drain(..).for_each(Ready::done);
+        Ok(())
+    }
+
+    /// A request has come.
+    fn request(&mut self, entry: u32) {
+        let Some((commit_id, request)) = self.entries.request(entry) else { return };
+        if let Some(place) = self.commit_ids.get_mut(entry as usize) {
+            *place = commit_id;
+        }
+        let from = From::Queue(self.served.inbox.clone(), entry);
+        match request {
+            Some((header, body)) => serve::serve(&self.served.fs, from, &header, body),
+            None => {
+                log::error!("queue {}: the kernel sent a request that makes no sense", self.queue_of(entry));
+                Answer::to(from, commit_id).error(Errno::EIO);
+            }
+        }
+    }
+
+    /// Give an answer, and the entry with it.
+    fn answer(&mut self, ready: Ready) -> io::Result<()> {
+        let entry = ready.entry;
+        if self.entries.answer(&ready).is_none() {
+            return Err(io::Error::other("an answer to no entry"));
+        }
+        ready.done();
+        let commit_id = self.commit_ids.get(entry as usize).copied().unwrap_or_default();
+        let command = command(&self.served.device, COMMIT_AND_FETCH, self.queue_of(entry), commit_id);
+        self.push(command.user_data(u64::from(entry)))
+    }
+
+    /// Wait for the bell.
+    fn listen(&mut self) -> io::Result<()> {
+        let bell = Fd(self.served.inbox.bell());
+        let (place, len) = (self.bell.as_mut_ptr(), 8);
+        let read = opcode::Read::new(bell, place, len).build().user_data(BELL);
+        self.queue_up(&read.into())
+    }
+
+    fn push(&mut self, command: squeue::Entry128) -> io::Result<()> {
+        self.queue_up(&command)?;
+        self.with_kernel += 1;
+        Ok(())
+    }
+
+    fn queue_up(&mut self, entry: &squeue::Entry128) -> io::Result<()> {
+        // SAFETY: the memory of an entry and of the bell lives until the ring is gone, or for ever; see `take_back`. There is
+        // at most one command for each entry, whose memory is then the kernel's.
+        let pushed = unsafe { self.ring.submission().push(entry) };
+        pushed.map_err(|_| io::Error::other("more commands than entries"))
+    }
+
+    /// Hand over what is queued, and wait for so much.
+    fn enter(&mut self, want: usize) -> io::Result<()> {
+        loop {
+            match self.ring.submit_and_wait(want) {
+                Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
+                // The kernel has no memory for a command just now.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY | libc::ENOMEM)) => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                entered => return entered.map(drop),
+            }
+        }
+    }
+
+    /// Hand over what is queued, and wait for a request or the bell: awake at first, if there is much to do.
+    fn wait(&mut self) -> io::Result<()> {
+        if !self.pace.is_busy() {
+            return self.enter(1);
+        }
+        self.enter(0)?;
+        let until = Instant::now() + AWAKE;
+        while self.ring.completion().is_empty() {
+            if Instant::now() >= until {
+                return self.enter(1);
+            }
+            // Whoever else wants the processor goes first.
+            std::thread::yield_now();
+            self.look()?;
+        }
+        Ok(())
+    }
+
+    /// Have the kernel show what has completed: without being asked it does so only for a thread that waits.
+    fn look(&self) -> io::Result<()> {
+        // SAFETY: nothing is handed over and no argument is passed.
+        let looked = unsafe { self.ring.submitter().enter::<libc::sigset_t>(0, 0, EnterFlags::GETEVENTS.bits(), None) };
+        match looked {
+            Err(error) if error.raw_os_error() != Some(libc::EINTR) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn next(&mut self) -> Option<cqueue::Entry> {
+        self.ring.completion().next()
+    }
+
+    /// The entry that is ours again; none: it is the bell.
+    fn completed(&mut self, done: &cqueue::Entry) -> Option<u32> {
+        if done.user_data() != BELL {
+            self.with_kernel = self.with_kernel.saturating_sub(1);
+            return u32::try_from(done.user_data()).ok();
+        }
+        if let Err(error) = self.listen() {
+            log::error!("the bell of a queue can't be heard: {error}");
+        }
+        None
+    }
+
+    /// The kernel gives all entries back when the mount is gone. Only then may their memory go.
+    fn take_back(self) {
+        let mut queue = self;
+        for _ in 0..LAST_WAITS {
+            if queue.with_kernel == 0 {
+                return;
+            }
+            if queue.enter(0).and_then(|()| queue.look()).is_err() {
+                break;
+            }
+            while let Some(done) = queue.next() {
+                queue.completed(&done);
+            }
+            if queue.with_kernel > 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        if queue.with_kernel > 0 {
+            log::warn!("the kernel keeps {} requests of a mount that is gone, and their memory", queue.with_kernel);
+            std::mem::forget(queue);
+        }
+    }
+}
