@@ -113,6 +113,10 @@ impl Ranges {
     /// one does.
     #[inline]
     pub fn append(&mut self, record: &Record, shape: &Shape) -> Option<u64> {
+        if record.len == 0 {
+            // Nobody appends nothing; a frame that says so is forged.
+            return None;
+        }
         let sequence = shape.sequence(record.lsn);
         if let Some(last) = self.ranges.last_mut()
             && last.end() == record.offset
@@ -135,6 +139,9 @@ impl Ranges {
 
     /// `range` covers its offsets from now on, whoever did before. What that changes is added to `changes`.
     pub fn put(&mut self, range: Range, shape: &Shape, changes: &mut Vec<Change>) {
+        if range.len == 0 {
+            return;
+        }
         let from = self.ranges.partition_point(|have| have.end() <= range.offset);
         let to = self.ranges.partition_point(|have| have.offset < range.end());
         // The parts in front of it and behind it stay. What is moved takes as many bytes as before, so they keep the
@@ -301,6 +308,17 @@ mod tests {
             ranges.append(record, &SHAPE);
         }
         ranges
+    }
+
+    #[test]
+    fn a_forged_record_of_nothing_lies_nowhere() {
+        let mut ranges = ranges(&[record(0, 100, 0x11000), record(100, 0, 0x11400), record(100, 50, 0x11800)]);
+        for _ in 0..2 {
+            for offset in [0, 50, 100, 150, 900] {
+                ranges.put(Range::of(&record(offset, 0, 0x21000)), &SHAPE, &mut Vec::new());
+            }
+        }
+        assert_eq!((ranges.iter().count(), ranges.bytes(), ranges.next_behind(0)), (1, 214, None));
     }
 
     #[test]
