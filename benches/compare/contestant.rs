@@ -59,7 +59,7 @@ impl Contestant {
                 "no files, no names, no lengths, no checksums: the writer must know where the end is"
             }
             Self::Unflushed => "the same, and nothing is ever flushed: a power failure may take all of it",
-            Self::Null => "keeps no byte at all",
+            Self::Null => "keeps no byte at all; its requests come by /dev/fuse",
         }
     }
 

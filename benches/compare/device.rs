@@ -123,3 +123,27 @@ fn fill(image: &Path) -> std::io::Result<()> {
     file.sync_all()?;
     File::create(image.with_extension("written")).map(drop)
 }
+
+/// FUSE over io_uring is allowed while the benchmark runs, on kernels that have it, and then as before.
+pub struct OverUring(String);
+
+const ENABLE_URING: &str = "/sys/module/fuse/parameters/enable_uring";
+
+impl OverUring {
+    pub fn allow() -> Option<Self> {
+        let before = std::fs::read_to_string(ENABLE_URING).ok()?;
+        std::fs::write(ENABLE_URING, "Y").ok().map(|()| Self(before))
+    }
+}
+
+impl Drop for OverUring {
+    fn drop(&mut self) {
+        let _ = std::fs::write(ENABLE_URING, self.0.trim());
+    }
+}
+
+/// How requests reach llamafs.
+pub fn transport() -> &'static str {
+    let allowed = std::fs::read_to_string(ENABLE_URING).is_ok_and(|text| text.trim() == "Y");
+    if allowed { "over io_uring (enable_uring), with -o parallel by /dev/fuse" } else { "by /dev/fuse" }
+}

@@ -105,6 +105,7 @@ fn quick(set: bool) -> Result<(), String> {
 /// Round after round, row after row, contestant after contestant: a noisy minute hits all of them.
 fn measure(rows: &[Row], rounds: usize, seconds: f64, most_mib: u64) -> Result<Results, String> {
     device::check_environment()?;
+    let _allowed = device::OverUring::allow();
     let rounds = setting("BENCH_ROUNDS", rounds)?.max(1);
     let seconds = setting("BENCH_SECONDS", seconds)?;
     let dir = std::env::var_os("BENCH_DIR").map_or_else(|| PathBuf::from("target/bench"), PathBuf::from);

@@ -115,6 +115,7 @@ pub fn machine() -> Vec<(String, String)> {
         fact("memory", format!("{:.0} GiB", memory.unwrap_or_default() / f64::from(1 << 20))),
         fact("kernel", format!("Linux {}", read("/proc/sys/kernel/osrelease"))),
         fact("device", format!("loop device of {} GiB, direct I/O, over a written file", DEVICE_BYTES >> 30)),
+        fact("requests of llamafs", super::device::transport().to_owned()),
         fact("llamafs", version(LLAMAFS, &["--version"])),
         fact("commit", call("git", &["describe", "--always", "--dirty"]).unwrap_or_default()),
         fact("ext4", version("mkfs.ext4", &["-V"])),

@@ -94,6 +94,16 @@ pub fn rows() -> Vec<Row> {
             quick: true,
             ..row("unsynced-100", "100 B unsynced, 1 process", single(100, Durable::Never), &[Llamafs, Null])
         },
+        // On the same transport as the rival.
+        Row {
+            options: "nouring",
+            ..row(
+                "unsynced-100-dev",
+                "100 B unsynced, 1 process, by /dev/fuse",
+                single(100, Durable::Never),
+                &[Llamafs, Null],
+            )
+        },
         row(
             "unsynced-4k",
             "4 KiB appends, fsync at the end",
@@ -187,6 +197,7 @@ pub const TARGETS: [Target; 15] = [
     target("bulk-1m", Ext4, Figure::Rate, 2.5),
     target("bulk-64k", Ext4, Figure::Rate, 1.5),
     target("unsynced-100", Null, Figure::Rate, 0.95),
+    target("unsynced-100-dev", Null, Figure::Rate, 0.95),
     target(COLD, Raw, Figure::Rate, 0.85),
     target(WARM, Ext4, Figure::Rate, 0.9),
     target("sync-8", Ext4, Figure::Tail, 1.0),

@@ -25,6 +25,9 @@ pub const PARALLEL: bool = matches!(
     [b'f', b's', b'_', b'p', b'a', b'r', b'a', b'l', b'l', b'e', b'l', ..]
 );
 
+#[path = "../support/uring.rs"]
+pub mod uring;
+
 /// A store in a file, on a file system with O_DIRECT: `LLAMAFS_TEST_DIR`, or the build directory.
 pub struct Image {
     dir: TempDir,
@@ -72,19 +75,23 @@ impl Mount {
             source: image.path().display().to_string(),
             allow_other: nix::unistd::geteuid().is_root(),
             parallel: PARALLEL,
+            uring: (uring::URING && uring::is_there()).then_some(true),
             ..MountSpec::default()
         };
         change(&mut spec);
         let store = backend::open(&image.path(), spec.read_only);
         let stop = StopHandle::new();
-        let (sender, ready) = mpsc::channel();
-        let thread = std::thread::spawn({
-            let (store, stop) = (store.clone(), stop.clone());
-            move || serve(store, &spec, || sender.send(()).unwrap(), &stop)
+        let thread = uring::allowed(|| {
+            let (sender, ready) = mpsc::channel();
+            let thread = std::thread::spawn({
+                let (store, stop) = (store.clone(), stop.clone());
+                move || serve(store, &spec, || sender.send(()).unwrap(), &stop)
+            });
+            if ready.recv_timeout(Duration::from_secs(20)).is_err() {
+                panic!("not mounted: {:?}", thread.join());
+            }
+            thread
         });
-        if ready.recv_timeout(Duration::from_secs(20)).is_err() {
-            panic!("not mounted: {:?}", thread.join());
-        }
         Self { dir, stop, store, thread: Some(thread) }
     }
 

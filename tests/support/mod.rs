@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 pub mod chance;
 pub mod follow;
+pub mod uring;
 
 /// Shortest record with a header.
 pub const HEADER: usize = 24;
@@ -66,7 +67,13 @@ impl Store {
 
     pub fn mount_output(&self, options: &str) -> Output {
         let parallel = if PARALLEL { ",parallel" } else { "" };
-        let options = format!("{options}{parallel},log={}", self.daemon_log().display());
+        let uring = if uring::URING && uring::is_there() { ",uring" } else { "" };
+        uring::allowed(|| self.plain_mount(&format!("{options}{parallel}{uring}")))
+    }
+
+    /// With these options and no others.
+    pub fn plain_mount(&self, options: &str) -> Output {
+        let options = format!("{options},log={}", self.daemon_log().display());
         llamafs(&["mount", "-o", &options, self.device.to_str().unwrap(), self.mountpoint.to_str().unwrap()])
     }
 
