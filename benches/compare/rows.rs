@@ -184,7 +184,7 @@ const fn target(row: &'static str, rival: Contestant, figure: Figure, at_least: 
 }
 
 /// The ratios of the target table.
-pub const TARGETS: [Target; 15] = [
+pub const TARGETS: [Target; 16] = [
     target("sync-1", Ext4, Figure::Rate, 2.0),
     target("sync-1", Xfs, Figure::Rate, 1.4),
     target("sync-1", Raw, Figure::Rate, 0.85),

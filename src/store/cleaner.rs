@@ -78,7 +78,7 @@ impl LogStructuredStore {
         let mut scanner = Scanner::new(&self.io, self.shape, self.superblock.uuid, self.superblock.epoch, true);
         scanner.tolerate_errors();
         scanner.enter(self.shape.first_frame(sequence), entry.physical, entry.epoch);
-        // What can't be read can't be moved: its range stays, and with it the segment.
+        // What can't be read can't be moved: the rest of its range stays, and with it the segment.
         while let Some(found) = scanner.next_frame(&self.mounts, scanner.segment_end())? {
             if found.kind.is_record() {
                 self.patiently(|| self.move_record(sequence, &found))?;
@@ -95,8 +95,13 @@ impl LogStructuredStore {
         let end = offset.saturating_add(len);
         let lies_here = |range: &&Range| self.shape.sequence(range.lsn) == sequence && range.lsn <= found.lsn;
         let log = &mut *log;
-        if log.ranges.find(offset.max(log.entry.head)).filter(lies_here).is_none() && end > log.entry.head {
-            return Ok(());
+        if end > log.entry.head {
+            let Some(range) = log.ranges.find(offset.max(log.entry.head)).filter(lies_here) else { return Ok(()) };
+            // What is in front of it could not be read, and stays: the segment can't be let go, and how many bytes the
+            // frames in front take, and how many those behind, would be a guess from then on.
+            if range.offset.max(log.entry.head) < offset {
+                return Ok(());
+            }
         }
         let mut changes = Vec::new();
         if end <= log.entry.head {

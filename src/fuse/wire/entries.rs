@@ -20,12 +20,17 @@ const COMMIT_ID: usize = ABOUT + 8;
 const DATA_BYTES: usize = ABOUT + 16;
 /// Where an entry's data begins.
 const DATA: usize = PAGE as usize;
+/// Data behind this place is given back to the system, if more than so many entries have had such.
+const SMALL: usize = 64 << 10;
+const LARGE_KEPT: usize = 4;
 
 /// The entries of one thread.
 pub struct Entries {
     _buffer: Buffer,
     /// Two addresses and lengths for each, as the kernel is told of it.
     vectors: Vec<[libc::iovec; 2]>,
+    /// Entries whose data took memory behind `SMALL`.
+    large: Vec<bool>,
 }
 
 // SAFETY: the vectors hold addresses of the buffer, which goes with them.
@@ -43,7 +48,7 @@ impl Entries {
             [vector(header, HEADER_BYTES), vector(header.wrapping_add(DATA), data)]
         };
         let vectors = (0..count).map(vector).collect();
-        Ok(Self { _buffer: buffer, vectors })
+        Ok(Self { _buffer: buffer, vectors, large: vec![false; count] })
     }
 
     /// The address of what the kernel is told of an entry.
@@ -53,7 +58,7 @@ impl Entries {
 
     /// The number under which an entry that the kernel has given us goes back, and the request in it; none: it makes no
     /// sense.
-    pub fn request(&self, entry: u32) -> Option<(u64, Option<(Header, Body<'_>)>)> {
+    pub fn request(&mut self, entry: u32) -> Option<(u64, Option<(Header, Body<'_>)>)> {
         let [header, data] = self.vectors.get(entry as usize)?;
         // SAFETY: the header's bytes, within the buffer; the entry is ours, so nobody writes to it while `self` is borrowed.
         let header = unsafe { std::slice::from_raw_parts(header.iov_base.cast::<u8>(), header.iov_len) };
@@ -61,6 +66,9 @@ impl Entries {
         let bytes = header.get(DATA_BYTES..)?.first_chunk().copied().map(u32::from_ne_bytes)? as usize;
         if bytes > data.iov_len {
             return Some((commit_id, None));
+        }
+        if bytes > SMALL {
+            *self.large.get_mut(entry as usize)? = true;
         }
         // SAFETY: as above, within the entry's data.
         let data = unsafe { std::slice::from_raw_parts(data.iov_base.cast::<u8>(), bytes) };
@@ -81,6 +89,15 @@ impl Entries {
             }
             None => (-libc::EIO, 0),
         };
+        let large = self.large.get_mut(ready.entry as usize)?;
+        *large |= bytes > SMALL;
+        if *large && bytes <= SMALL && self.large.iter().filter(|large| **large).count() > LARGE_KEPT {
+            let (start, len) = (data.iov_base.cast::<u8>().wrapping_add(SMALL), data.iov_len.saturating_sub(SMALL));
+            // SAFETY: whole pages of an entry that is ours; they become zeros, and nobody looks at them as they were. It
+            // does not fail, and if it did the memory would stay.
+            unsafe { libc::madvise(start.cast(), len, libc::MADV_DONTNEED) };
+            *self.large.get_mut(ready.entry as usize)? = false;
+        }
         let text = answer::header(error, ready.unique, bytes);
         header.get_mut(..text.len())?.copy_from_slice(&text);
         let bytes = u32::try_from(bytes).ok()?.to_ne_bytes();
