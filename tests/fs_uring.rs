@@ -1,5 +1,6 @@
 //! Requests over io_uring: who gets them, and that more callers than there are places for at one time only wait. The usual
 //! rules are in `fs_uring_rules`.
+#![allow(clippy::duplicate_mod, reason = "both helpers make mounts")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic, also in its helpers")]
 
 mod common;
