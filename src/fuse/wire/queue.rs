@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
-use io_uring::types::Fd;
+use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
@@ -37,8 +37,9 @@ const SQE_LEN: usize = 24;
 const BUSY: Duration = Duration::from_micros(60);
 /// for so long.
 const AWAKE: Duration = Duration::from_micros(60);
-/// How often the kernel is waited for when it is to give entries back.
+/// How often the kernel is waited for when it is to give entries back, and how long each time.
 const LAST_WAITS: u32 = 1000;
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// What a thread serves.
 pub struct Served {
@@ -279,7 +280,7 @@ impl Queue {
                 Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
                 // The kernel has no memory for a command just now.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY | libc::ENOMEM)) => {
-                    std::thread::sleep(Duration::from_millis(1));
+                    self.pause();
                 }
                 entered => return entered.map(drop),
             }
@@ -314,6 +315,16 @@ impl Queue {
         }
     }
 
+    /// Wait for anything that completes, but not for long.
+    fn pause(&self) {
+        let (patience, flags) = (Timespec::from(PAUSE), (EnterFlags::GETEVENTS | EnterFlags::EXT_ARG).bits());
+        let args = SubmitArgs::new().timespec(&patience);
+        // SAFETY: nothing is handed over; the argument lives until the call returns, and the flags say its kind.
+        if let Err(error) = unsafe { self.ring.submitter().enter(0, 1, flags, Some(&args)) } {
+            log::trace!("nothing completed meanwhile: {error}");
+        }
+    }
+
     fn next(&mut self) -> Option<cqueue::Entry> {
         self.ring.completion().next()
     }
@@ -344,7 +355,7 @@ impl Queue {
                 queue.completed(&done);
             }
             if queue.with_kernel > 0 {
-                std::thread::sleep(Duration::from_millis(1));
+                queue.pause();
             }
         }
         if queue.with_kernel > 0 {
