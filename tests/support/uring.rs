@@ -1,7 +1,7 @@
 //! FUSE over io_uring is for whoever administers the machine to allow: it is allowed while a mount is made.
 
+use std::fs::File;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
 const ENABLE: &str = "/sys/module/fuse/parameters/enable_uring";
 
@@ -21,8 +21,9 @@ pub fn allowed<T>(mount: impl FnOnce() -> T) -> T {
 
 /// Mount while it is allowed (`Y`) or not (`N`).
 pub fn set<T>(value: &str, mount: impl FnOnce() -> T) -> T {
-    static TURN: Mutex<()> = Mutex::new(());
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    // One program may have this file several times: so no static decides whose turn it is.
+    let turn = File::create(Path::new(env!("CARGO_TARGET_TMPDIR")).join("uring.turn")).unwrap();
+    turn.lock().unwrap();
     let before = Restore(std::fs::read_to_string(ENABLE).unwrap());
     std::fs::write(ENABLE, value).unwrap_or_else(|error| panic!("{ENABLE}: {error}: run as root"));
     let mounted = mount();
