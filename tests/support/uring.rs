@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::path::Path;
 
+use nix::fcntl::{Flock, FlockArg};
+
 const ENABLE: &str = "/sys/module/fuse/parameters/enable_uring";
 
 /// The programs of this name hold every promise once more, with requests over io_uring.
@@ -23,7 +25,7 @@ pub fn allowed<T>(mount: impl FnOnce() -> T) -> T {
 pub fn set<T>(value: &str, mount: impl FnOnce() -> T) -> T {
     // One program may have this file several times: so no static decides whose turn it is.
     let turn = File::create(Path::new(env!("CARGO_TARGET_TMPDIR")).join("uring.turn")).unwrap();
-    turn.lock().unwrap();
+    let _turn = Flock::lock(turn, FlockArg::LockExclusive).unwrap();
     let before = Restore(std::fs::read_to_string(ENABLE).unwrap());
     std::fs::write(ENABLE, value).unwrap_or_else(|error| panic!("{ENABLE}: {error}: run as root"));
     let mounted = mount();
