@@ -146,20 +146,13 @@ pub fn serve(
     } else {
         by_fuser(fd, store, settings, threads)
     };
-    let (fs, session) = match begun {
-        Ok(begun) => begun,
+    let fs = match begun.and_then(|(fs, session)| run(session, &stop.shared).map(|()| fs)) {
+        Ok(fs) => fs,
         Err(error) => {
             mounted.detach_and_abort();
             return Err(MountError::Handshake(error));
         }
     };
-    match run(session, &stop.shared).map_err(MountError::Handshake) {
-        Ok(()) => {}
-        Err(error) => {
-            mounted.detach_and_abort();
-            return Err(error);
-        }
-    }
     mounted.raise_read_ahead();
     ready();
     if !stop.shared.wait(true, None) {

@@ -108,8 +108,8 @@ fn reply(mut body: Body<'_>, wish: Wish) -> Result<(Fields, Option<Agreed>), &'s
     }
     let more = if has & INIT_EXT != 0 { body.u32().unwrap_or_default() } else { 0 };
     let uring = wish.uring && more & OVER_IO_URING != 0;
-    let (locks, more, ext) = (if wish.locks { LOCKS } else { 0 }, if uring { OVER_IO_URING } else { 0 }, uring);
-    let ext = if ext { INIT_EXT } else { 0 };
+    let locks = if wish.locks { LOCKS } else { 0 };
+    let (more, ext) = if uring { (OVER_IO_URING, INIT_EXT) } else { (0, 0) };
     let pages = MAX_WRITE.max(read_ahead).div_ceil(PAGE).min(u32::from(u16::MAX));
     let map_alignment = 0;
     let fields = Fields::default().u32(MAJOR).u32(MINOR).u32(read_ahead).u32(has & (WANTED | locks | ext));
