@@ -178,7 +178,7 @@ impl World {
             if piece.is_empty() {
                 return data;
             }
-            data.extend(piece);
+            data.extend_from_slice(&piece);
         }
     }
 

@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use common::*;
 use llamafs::fs::types::Errno;
-use llamafs::fs::{FsSettings, LlamaFs, NoPageCache};
+use llamafs::fs::{FsSettings, Lent, LlamaFs, NoPageCache};
 use llamafs::io::{Device, SimDevice};
 use llamafs::store::{FormatOptions, LogStructuredStore, StoreOptions, TrimTo};
 use nix::unistd::{Whence, lseek};
@@ -399,7 +399,7 @@ fn nobody_who_serves_requests_waits_for_the_device() {
     fs.when_known(file, move |known| told.send(known).unwrap());
     let read = llamafs::fs::types::Read { ino: file, fh: 2, offset: 0, len: 100 };
     let (bytes, read_bytes) = mpsc::channel();
-    fs.read(read, move |result| bytes.send(result).unwrap());
+    fs.read(read, move |result: Result<Lent, Errno>| bytes.send(result.map(|bytes| bytes.to_vec())).unwrap());
     assert!(receiver.recv_timeout(Duration::from_millis(100)).is_err(), "it is not known yet");
     assert_eq!(fs.getattr(file).unwrap().size, 0);
     device.stall(false);

@@ -355,7 +355,7 @@ impl Mounted {
     }
 
     fn read(&self, ino: u64, fh: u64, offset: u64, len: usize) {
-        let read = self.ask(|fs, reply| fs.read(Read { ino, fh, offset, len }, reply));
+        let read = self.ask(|fs, reply| fs.read(Read { ino, fh, offset, len }, reply)).map(|bytes| bytes.to_vec());
         if self.shut {
             assert_eq!(read, Err(Errno::ESHUTDOWN));
         } else if is_log(ino) {
@@ -477,7 +477,7 @@ pub fn check_texts(fs: &LlamaFs) {
             let read = Read { ino: attr.ino, fh: opened.fh, offset: text.len() as u64, len: 1000 };
             fs.read(read, Answer(slot.clone()));
             match slot.lock().unwrap().take().expect("a snapshot is read at once") {
-                Ok(piece) if !piece.is_empty() => text.extend(piece),
+                Ok(piece) if !piece.is_empty() => text.extend_from_slice(&piece),
                 Ok(_) | Err(Errno::ESHUTDOWN) => break,
                 Err(error) => panic!("{error:?}"),
             }

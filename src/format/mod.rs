@@ -92,6 +92,11 @@ fn is_zero(bytes: &[u8]) -> bool {
     bytes.iter().all(|&b| b == 0)
 }
 
+/// What a frame tells of so many bytes at `offset`: a record has to lie within what a file can have.
+fn fits_a_file(kind: FrameKind, offset: u64, len: u64) -> bool {
+    !kind.is_record() || offset.checked_add(len).is_some_and(|end| end <= MAX_OFFSET)
+}
+
 /// Copies as much of `text` as fits into `field`, in whole characters, up to a NUL.
 fn put_text(field: &mut [u8], text: &str) {
     let text = text.split('\0').next().unwrap_or("");

@@ -1,6 +1,7 @@
 //! Reading: logs, the raw device and the snapshots of the control tree.
 
 use super::inode::{ControlFile, Node};
+use super::lent::{Lent, Turn};
 use super::open::is_cached;
 use super::types::{Errno, Read, Reply};
 use super::{Inner, LlamaFs, view};
@@ -8,7 +9,7 @@ use crate::store::types::{LogId, StoreError};
 
 impl LlamaFs {
     /// `read`. Fewer bytes than asked for only at the end.
-    pub fn read(&self, read: Read, reply: impl Reply<Vec<u8>>) {
+    pub fn read(&self, read: Read, reply: impl Reply<Lent>) {
         // The kernel asks for a megabyte at most; what another transport asks for is bounded here.
         let read = Read { len: read.len.min(self.inner.settings.limits.read_memory), ..read };
         if !self.inner.gate.enter() {
@@ -19,19 +20,14 @@ impl LlamaFs {
             self.inner.gate.leave();
             return self.read_view(file, read, reply);
         }
-        let (inner, len) = (self.inner.clone(), read.len);
-        let answer = move |result| {
-            reply.send(result);
-            inner.turns.give(len);
-            inner.gate.leave();
-        };
         let me = self.clone();
-        self.inner.turns.take(len, move || me.read_in_turn(read, answer));
-    }
-
-    /// What a read gave has been sent.
-    pub fn give_back(&self, read: Vec<u8>) {
-        self.inner.store.give_back(read);
+        self.inner.turns.take(read.len, move || {
+            let (turn, inner) = (Turn::of(me.clone(), read.len), me.inner.clone());
+            me.read_in_turn(read, move |result: Result<Vec<u8>, Errno>| {
+                reply.send(result.map(|data| turn.lends(data)));
+                inner.gate.leave();
+            });
+        });
     }
 
     fn read_in_turn(&self, read: Read, answer: impl Reply<Vec<u8>>) {

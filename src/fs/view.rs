@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::attr::{directory_attr, log_attr};
 use super::inode::{Node, View};
 use super::types::{Attr, Errno, Read, Reply};
-use super::{Inner, LlamaFs, changes, time};
+use super::{Inner, Lent, LlamaFs, changes, time};
 use crate::store::Begins;
 use crate::store::types::{NodeKind, StoreError};
 
@@ -127,7 +127,7 @@ impl LlamaFs {
     }
 
     /// `read` of a file of a view: of its log, from where it begins.
-    pub(super) fn read_view(&self, file: View, read: Read, reply: impl Reply<Vec<u8>>) {
+    pub(super) fn read_view(&self, file: View, read: Read, reply: impl Reply<Lent>) {
         let me = self.clone();
         self.when_known(read.ino, move |how| {
             let begins = how.and_then(|()| known(&me.inner, file));
@@ -136,7 +136,7 @@ impl LlamaFs {
                     let (ino, offset) = (Node::Log(file.id).ino(), read.offset.saturating_add(offset));
                     me.read(Read { ino, offset, ..read }, reply);
                 }
-                Ok(Some(Begins::NotBefore(_)) | None) => reply.send(Ok(Vec::new())),
+                Ok(Some(Begins::NotBefore(_)) | None) => reply.send(Ok(Lent::nothing())),
                 Err(errno) => reply.send(Err(errno)),
             }
         });

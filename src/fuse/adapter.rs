@@ -14,8 +14,8 @@ use fuser::{
 };
 
 use super::{MAX_BACKGROUND, PAGE, REQUEST_BYTES, nearby};
-use crate::fs::LlamaFs;
 use crate::fs::types::{Attr, Errno, Ioctl, Kind, New, Opened, Read, SetAttr, SetTime, StatFs, Write};
+use crate::fs::{Lent, LlamaFs};
 
 /// The file system as `fuser` sees it.
 pub struct Adapter {
@@ -267,12 +267,8 @@ impl fuser::Filesystem for Adapter {
     ) {
         nearby::serve(req.pid(), size as usize);
         let read = Read { ino: ino.0, fh: fh.0, offset, len: size as usize };
-        let fs = self.fs.clone();
-        self.fs.read(read, move |result: Result<Vec<u8>, Errno>| match result {
-            Ok(data) => {
-                reply.data(&data);
-                fs.give_back(data);
-            }
+        self.fs.read(read, move |result: Result<Lent, Errno>| match result {
+            Ok(data) => reply.data(&data),
             Err(error) => reply.error(errno(error)),
         });
     }

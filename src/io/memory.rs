@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 const RESERVE: usize = 8 << 20;
 /// What is this large asks for itself and can do without; anything smaller may use the reserve.
 const LARGE: usize = 512 << 10;
+/// How often a small thing tries: another thread that freed something may take the reserve back just when it was given up.
+const TRIES: usize = 1000;
 /// Freeing this much is a sign that the reserve may be had again.
 const REFILL_FROM: usize = 64 << 10;
 
@@ -66,17 +68,15 @@ pub fn try_copy(bytes: &[u8]) -> Option<Vec<u8>> {
     Some(copy)
 }
 
-/// Give the reserve up. False: it is gone already.
+/// Give the reserve up, if it is there.
 #[cold]
-fn give_up_reserve() -> bool {
+fn give_up_reserve() {
     SHORT.store(true, Ordering::Release);
     let had = KEPT.swap(ptr::null_mut(), Ordering::AcqRel);
-    if had.is_null() {
-        return false;
+    if !had.is_null() {
+        // SAFETY: what lies in KEPT was allocated with this layout, and the swap made it ours.
+        unsafe { System.dealloc(had, reserve_layout()) };
     }
-    // SAFETY: what lies in KEPT was allocated with this layout, and the swap made it ours.
-    unsafe { System.dealloc(had, reserve_layout()) };
-    true
 }
 
 /// A small thing found no memory: once more, from the reserve.
@@ -85,13 +85,20 @@ fn once_more(size: usize, allocate: impl Fn() -> *mut u8) -> *mut u8 {
     if size >= LARGE {
         return ptr::null_mut();
     }
-    // Another thread may have given it up a moment ago, and there is memory again.
-    give_up_reserve();
-    allocate()
+    for _ in 0..TRIES {
+        // Another thread may have given it up a moment ago, and there is memory again.
+        give_up_reserve();
+        let place = allocate();
+        if !place.is_null() {
+            return place;
+        }
+        std::thread::yield_now();
+    }
+    ptr::null_mut()
 }
 
-// SAFETY: every call goes to the C library's allocator with the caller's own arguments, at most twice, and the second
-// only if the first gave nothing.
+// SAFETY: every call goes to the C library's allocator with the caller's own arguments, and again only if it gave
+// nothing.
 unsafe impl GlobalAlloc for ReservingAllocator {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -153,5 +160,34 @@ pub fn give_large_allocations_back() {
         if taken == 0 {
             log::warn!("mallopt: the allocator keeps what is freed; resident memory will be larger than need be");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn a_small_thing_is_not_lost_to_a_thread_that_takes_the_reserve_back() {
+        assert!(keep_reserve());
+        let (tries, mut there) = (Cell::new(0), 7u8);
+        let place = &raw mut there;
+        let allocate = || {
+            tries.set(tries.get() + 1);
+            assert!(KEPT.load(Ordering::Acquire).is_null(), "the reserve is given up before each try");
+            // What another thread does when it frees something.
+            assert!(keep_reserve());
+            if tries.get() < 20 { ptr::null_mut() } else { place }
+        };
+        assert_eq!((once_more(100, allocate), tries.get()), (place, 20));
+        // Where nothing helps, it ends; and what is large does not even try.
+        let counted = || {
+            tries.set(tries.get() + 1);
+            ptr::null_mut()
+        };
+        assert_eq!((once_more(100, counted), tries.get()), (ptr::null_mut(), 20 + TRIES));
+        assert_eq!((once_more(LARGE, counted), tries.get()), (ptr::null_mut(), 20 + TRIES));
     }
 }

@@ -1,6 +1,8 @@
 //! Reading frames from bytes that may be anything.
 
-use super::super::{FRAME_ALIGN, FRAME_HEADER, Lsn, MAX_PAYLOAD, MAX_SEGMENT, SHORT_FRAME, crc, frame_len, is_zero};
+use super::super::{
+    FRAME_ALIGN, FRAME_HEADER, Lsn, MAX_PAYLOAD, MAX_SEGMENT, SHORT_FRAME, crc, fits_a_file, frame_len, is_zero,
+};
 use super::{FrameKind, FrameSeed, LongHeader, ShortHeader};
 use zerocopy::FromBytes;
 
@@ -41,6 +43,9 @@ pub enum FrameError {
     /// Longer than a frame may be, or no multiple of 16 where it has to be one.
     #[error("frame has an impossible length: {0} bytes")]
     Length(u64),
+    /// A record that would reach behind what a file can have.
+    #[error("record at offset {0} reaches behind what a file can have")]
+    Offset(u64),
     /// Low byte of another mount's epoch.
     #[error("frame is of another mount: its epoch ends in {0:#04x}")]
     Epoch(u8),
@@ -114,6 +119,9 @@ fn decode_long<'a>(
     let (len, epoch8) = header.len_and_epoch();
     if epoch8 != seed.epoch8() {
         return Err(FrameError::Epoch(epoch8));
+    }
+    if !fits_a_file(kind, header.offset.get(), len as u64) {
+        return Err(FrameError::Offset(header.offset.get()));
     }
     let total = frame_len(len);
     let crc = header.crc(seed, lsn);

@@ -3,7 +3,7 @@
 //! Nothing is repaired by this. It keeps a reader from looking for the next frame inside the broken one's payload, and
 //! it tells which record was lost.
 
-use super::super::{FRAME_HEADER, Lsn, MAX_PAYLOAD, SHORT_FRAME, crc, frame_len, is_zero};
+use super::super::{FRAME_HEADER, Lsn, MAX_PAYLOAD, SHORT_FRAME, crc, fits_a_file, frame_len, is_zero};
 use super::decode::{Frame, short_total};
 use super::{EPOCH_PAYLOAD, EpochRecord, FrameKind, FrameSeed, LongHeader, ShortHeader, decode_epoch};
 use std::collections::BTreeMap;
@@ -72,7 +72,7 @@ fn long<'a>(
 ) -> Option<Frame<'a>> {
     let (header, _) = LongHeader::read_from_prefix(head).ok()?;
     let (len, epoch8) = header.len_and_epoch();
-    if epoch8 != seed.epoch8() {
+    if epoch8 != seed.epoch8() || !fits_a_file(kind, header.offset.get(), len as u64) {
         return None;
     }
     let total = frame_len(len);

@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::io::{IoSlice, Write};
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::PAGE;
 use super::inbox::{Inbox, Ready};
-use crate::fs::LlamaFs;
+use crate::fs::Lent;
 use crate::fs::types::{Attr, Errno, Kind};
 
 /// Bytes of an answer's header.
@@ -22,6 +23,31 @@ pub enum From {
     Device(Arc<File>),
     /// An entry of a queue, whose thread answers what lies in the inbox.
     Queue(Arc<Inbox>, u32),
+}
+
+/// What an answer says.
+pub enum Bytes {
+    /// Fields, a name, a list.
+    Ours(Vec<u8>),
+    /// What a read gave.
+    Lent(Lent),
+}
+
+impl Bytes {
+    fn none() -> Self {
+        Self::Ours(Vec::new())
+    }
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Ours(bytes) => bytes,
+            Self::Lent(bytes) => bytes,
+        }
+    }
 }
 
 /// Who waits for it.
@@ -54,17 +80,17 @@ impl Answer {
 
     /// Failed.
     pub fn error(mut self, errno: Errno) {
-        self.send(-errno.0, Vec::new(), None);
+        self.send(-errno.0, Bytes::none());
     }
 
     /// These bytes.
     pub fn data(mut self, data: Vec<u8>) {
-        self.send(0, data, None);
+        self.send(0, Bytes::Ours(data));
     }
 
-    /// What a read gave, which goes back to where it came from.
-    pub fn read(mut self, data: Vec<u8>, fs: LlamaFs) {
-        self.send(0, data, Some(fs));
+    /// What a read gave, which goes back when the kernel has it.
+    pub fn read(mut self, data: Lent) {
+        self.send(0, Bytes::Lent(data));
     }
 
     /// These fields.
@@ -80,21 +106,16 @@ impl Answer {
         }
     }
 
-    fn send(&mut self, error: i32, data: Vec<u8>, owner: Option<LlamaFs>) {
+    fn send(&mut self, error: i32, data: Bytes) {
         self.sent = true;
         match &self.from {
-            From::Queue(inbox, entry) => {
-                inbox.put(Ready { entry: *entry, error, unique: self.unique, data, owner });
-            }
+            From::Queue(inbox, entry) => inbox.put(Ready { entry: *entry, error, unique: self.unique, data }),
             From::Device(device) => {
                 let header = header(error, self.unique, data.len());
                 // One call: the kernel takes it whole or not at all.
                 if let Err(error) = (&**device).write_vectored(&[IoSlice::new(&header), IoSlice::new(&data)]) {
                     // Nobody waits for it any more.
                     log::debug!("answer to request {}: {error}", self.unique);
-                }
-                if let Some(owner) = owner {
-                    owner.give_back(data);
                 }
             }
         }
@@ -110,7 +131,7 @@ pub fn header(error: i32, unique: u64, bytes: usize) -> Vec<u8> {
 impl Drop for Answer {
     fn drop(&mut self) {
         if !self.sent {
-            self.send(-libc::EIO, Vec::new(), None);
+            self.send(-libc::EIO, Bytes::none());
         }
     }
 }

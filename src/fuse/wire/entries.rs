@@ -20,17 +20,20 @@ const COMMIT_ID: usize = ABOUT + 8;
 const DATA_BYTES: usize = ABOUT + 16;
 /// Where an entry's data begins.
 const DATA: usize = PAGE as usize;
-/// Data behind this place is given back to the system, if more than so many entries have had such.
-const SMALL: usize = 64 << 10;
-const LARGE_KEPT: usize = 4;
+/// Data up to this place keeps its memory, in bytes.
+const SMALL: usize = 16 << 10;
+/// What the entries of one thread keep for data behind it, in bytes, once nobody needs it.
+const KEPT: usize = 2 << 20;
 
 /// The entries of one thread.
 pub struct Entries {
     _buffer: Buffer,
     /// Two addresses and lengths for each, as the kernel is told of it.
     vectors: Vec<[libc::iovec; 2]>,
-    /// Entries whose data took memory behind `SMALL`.
-    large: Vec<bool>,
+    /// How far into the data of each entry there is memory; 0: not behind `SMALL`.
+    reach: Vec<usize>,
+    /// All of these together.
+    kept: usize,
 }
 
 // SAFETY: the vectors hold addresses of the buffer, which goes with them.
@@ -48,7 +51,7 @@ impl Entries {
             [vector(header, HEADER_BYTES), vector(header.wrapping_add(DATA), data)]
         };
         let vectors = (0..count).map(vector).collect();
-        Ok(Self { _buffer: buffer, vectors, large: vec![false; count] })
+        Ok(Self { _buffer: buffer, vectors, reach: vec![0; count], kept: 0 })
     }
 
     /// The address of what the kernel is told of an entry.
@@ -67,12 +70,39 @@ impl Entries {
         if bytes > data.iov_len {
             return Some((commit_id, None));
         }
-        if bytes > SMALL {
-            *self.large.get_mut(entry as usize)? = true;
-        }
+        reaches(self.reach.get_mut(entry as usize)?, &mut self.kept, bytes);
         // SAFETY: as above, within the entry's data.
         let data = unsafe { std::slice::from_raw_parts(data.iov_base.cast::<u8>(), bytes) };
         Some((commit_id, request(header, data)))
+    }
+
+    /// The request in an entry of ours is served: nobody needs its bytes any more.
+    pub fn served(&mut self, entry: u32) {
+        self.let_go(entry);
+    }
+
+    /// The kernel has taken the answer out of an entry that it was given with it, and has not put a request in.
+    pub fn answered(&mut self, entry: u32) {
+        self.let_go(entry);
+    }
+
+    /// This entry has memory behind `SMALL`, and all together more than is kept.
+    pub fn is_one_too_many(&self, entry: u32) -> bool {
+        self.kept > KEPT && self.reach.get(entry as usize).is_some_and(|reach| *reach > 0)
+    }
+
+    /// Give the memory of an entry that nobody needs back to the system, if there is too much.
+    fn let_go(&mut self, entry: u32) {
+        if !self.is_one_too_many(entry) {
+            return;
+        }
+        let place = entry as usize;
+        let (Some([_, data]), Some(reach)) = (self.vectors.get(place), self.reach.get_mut(place)) else { return };
+        let (start, len) = (data.iov_base.cast::<u8>().wrapping_add(SMALL), data.iov_len.saturating_sub(SMALL));
+        // SAFETY: whole pages of an entry's data that become zeros. It is called where neither we nor the kernel look at them
+        // as they were: see `served` and `answered`. It does not fail, and if it did the memory would stay.
+        unsafe { libc::madvise(start.cast(), len, libc::MADV_DONTNEED) };
+        self.kept = self.kept.saturating_sub(std::mem::take(reach));
     }
 
     /// Put an answer into an entry of ours.
@@ -89,19 +119,19 @@ impl Entries {
             }
             None => (-libc::EIO, 0),
         };
-        let large = self.large.get_mut(ready.entry as usize)?;
-        *large |= bytes > SMALL;
-        if *large && bytes <= SMALL && self.large.iter().filter(|large| **large).count() > LARGE_KEPT {
-            let (start, len) = (data.iov_base.cast::<u8>().wrapping_add(SMALL), data.iov_len.saturating_sub(SMALL));
-            // SAFETY: whole pages of an entry that is ours; they become zeros, and nobody looks at them as they were. It
-            // does not fail, and if it did the memory would stay.
-            unsafe { libc::madvise(start.cast(), len, libc::MADV_DONTNEED) };
-            *self.large.get_mut(ready.entry as usize)? = false;
-        }
+        reaches(self.reach.get_mut(ready.entry as usize)?, &mut self.kept, bytes);
         let text = answer::header(error, ready.unique, bytes);
         header.get_mut(..text.len())?.copy_from_slice(&text);
         let bytes = u32::try_from(bytes).ok()?.to_ne_bytes();
         header.get_mut(DATA_BYTES..)?.first_chunk_mut().map(|place| *place = bytes)
+    }
+}
+
+/// There is memory for so many bytes of an entry's data.
+fn reaches(reach: &mut usize, kept: &mut usize, bytes: usize) {
+    if bytes > SMALL && bytes > *reach {
+        *kept += bytes - *reach;
+        *reach = bytes;
     }
 }
 
@@ -110,4 +140,106 @@ fn request<'a>(header: &'a [u8], data: &'a [u8]) -> Option<(Header, Body<'a>)> {
     let all = header.first_chunk().copied().map(u32::from_ne_bytes)? as usize;
     let fields = all.checked_sub(Header::BYTES)?.checked_sub(data.len())?;
     Header::of_three(header.get(..Header::BYTES)?, header.get(FIELDS..ABOUT)?.get(..fields)?, data)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::answer::Bytes;
+    use super::*;
+
+    const LARGEST: usize = 1 << 20;
+    const COUNT: u32 = 8;
+    /// Of the kernel's request, all but its data.
+    const FRONT: usize = 40 + 40;
+
+    /// Put a request with so many bytes behind its fields into an entry, as the kernel does.
+    fn put(entries: &Entries, entry: u32, bytes: usize) {
+        let [header, data] = entries.vectors[entry as usize];
+        let mut text = [0; HEADER_BYTES];
+        text[..4].copy_from_slice(&u32::try_from(FRONT + bytes).unwrap().to_ne_bytes());
+        text[COMMIT_ID..COMMIT_ID + 8].copy_from_slice(&(u64::from(entry) + 7).to_ne_bytes());
+        text[DATA_BYTES..DATA_BYTES + 4].copy_from_slice(&u32::try_from(bytes).unwrap().to_ne_bytes());
+        // SAFETY: both places have that many bytes, and nothing borrows them.
+        unsafe {
+            header.iov_base.cast::<u8>().copy_from(text.as_ptr(), HEADER_BYTES);
+            data.iov_base.cast::<u8>().write_bytes(1, bytes.min(data.iov_len));
+        }
+    }
+
+    /// Bytes of an entry's data that have memory.
+    fn resident(entries: &Entries, entry: u32) -> usize {
+        let [_, data] = entries.vectors[entry as usize];
+        let mut pages = vec![0u8; data.iov_len / PAGE as usize];
+        // SAFETY: whole pages of ours, and a byte for each.
+        assert_eq!(unsafe { libc::mincore(data.iov_base, data.iov_len, pages.as_mut_ptr()) }, 0);
+        pages.iter().filter(|page| **page & 1 == 1).count() * PAGE as usize
+    }
+
+    fn all_resident(entries: &Entries) -> usize {
+        (0..COUNT).map(|entry| resident(entries, entry)).sum()
+    }
+
+    fn answer(entries: &mut Entries, entry: u32, bytes: usize) {
+        let data = Bytes::Ours(vec![2; bytes]);
+        entries.answer(&Ready { entry, error: 0, unique: 3, data }).unwrap();
+    }
+
+    #[test]
+    fn what_served_requests_took_goes_back_but_for_a_little() {
+        let mut entries = Entries::new(COUNT as usize, LARGEST).unwrap();
+        for entry in 0..COUNT {
+            put(&entries, entry, LARGEST);
+            let (commit_id, request) = entries.request(entry).unwrap();
+            assert_eq!(commit_id, u64::from(entry) + 7);
+            let (_, mut body) = request.unwrap();
+            body.bytes(40).unwrap();
+            assert!(
+                body.bytes(LARGEST as u32).unwrap().iter().all(|byte| *byte == 1),
+                "its bytes stay until it is served"
+            );
+            assert!(resident(&entries, entry) >= LARGEST);
+            entries.served(entry);
+        }
+        let kept = all_resident(&entries);
+        assert!(kept <= KEPT + COUNT as usize * SMALL && kept >= KEPT, "{kept} bytes");
+        // What is small is no reason to give anything back.
+        for entry in 0..COUNT {
+            put(&entries, entry, SMALL);
+            assert!(entries.request(entry).unwrap().1.is_some());
+            entries.served(entry);
+        }
+        assert_eq!(all_resident(&entries), KEPT + (COUNT as usize - KEPT / LARGEST) * SMALL);
+    }
+
+    #[test]
+    fn what_answers_took_goes_back_when_the_kernel_has_them() {
+        let mut entries = Entries::new(COUNT as usize, LARGEST).unwrap();
+        for entry in 0..COUNT {
+            answer(&mut entries, entry, LARGEST);
+            assert_eq!(entries.is_one_too_many(entry), (entry as usize + 1) * LARGEST > KEPT);
+            let [_, data] = entries.vectors[entry as usize];
+            // SAFETY: the entry's data, which nothing else borrows.
+            let data = unsafe { std::slice::from_raw_parts(data.iov_base.cast::<u8>(), LARGEST) };
+            assert!(data.iter().all(|byte| *byte == 2), "it stays until the kernel has it");
+        }
+        assert!(all_resident(&entries) >= COUNT as usize * LARGEST);
+        (0..COUNT).for_each(|entry| entries.answered(entry));
+        let kept = all_resident(&entries);
+        assert!(kept <= KEPT + COUNT as usize * SMALL && kept >= KEPT, "{kept} bytes");
+        assert_eq!(entries.kept, KEPT);
+        // An answer that is longer than any may be is an error, not a piece of it.
+        answer(&mut entries, 0, LARGEST + 1);
+        let [header, _] = entries.vectors[0];
+        // SAFETY: the entry's header, which nothing else borrows.
+        let header = unsafe { std::slice::from_raw_parts(header.iov_base.cast::<u8>(), HEADER_BYTES) };
+        assert_eq!(header[..8], answer::header(-libc::EIO, 3, 0)[..8]);
+    }
+
+    #[test]
+    fn a_request_that_makes_no_sense_is_none() {
+        let mut entries = Entries::new(1, LARGEST).unwrap();
+        put(&entries, 0, LARGEST + 1);
+        assert!(matches!(entries.request(0), Some((7, None))));
+        assert!(entries.request(1).is_none() && entries.vectors(1).is_none());
+    }
 }

@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use parking_lot::Mutex;
 
-use crate::fs::LlamaFs;
+use super::answer::Bytes;
 
 /// An answer.
 pub struct Ready {
@@ -17,19 +17,8 @@ pub struct Ready {
     pub error: i32,
     /// The request's number.
     pub unique: u64,
-    /// What follows the answer's header.
-    pub data: Vec<u8>,
-    /// Who wants the memory back.
-    pub owner: Option<LlamaFs>,
-}
-
-impl Ready {
-    /// It is with the kernel, or nobody waits for it any more.
-    pub fn done(self) {
-        if let Some(owner) = self.owner {
-            owner.give_back(self.data);
-        }
-    }
+    /// What follows the answer's header. Dropped when it is with the kernel, or nobody waits for it any more.
+    pub data: Bytes,
 }
 
 #[derive(Default)]
@@ -57,8 +46,8 @@ impl Inbox {
     pub fn put(&self, ready: Ready) {
         let mut state = self.state.lock();
         if state.ended {
-            drop(state);
-            return ready.done();
+            // Before the answer: what it gives back may start another read, whose answer comes here.
+            return drop((state, ready));
         }
         state.ready.push(ready);
         self.wake(state);

@@ -7,6 +7,7 @@
 //! same again: a request of 5 µs takes 25. So a thread that has much to do stays awake for a moment; see [`Pace`].
 #![allow(unsafe_code)]
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -92,6 +93,10 @@ struct Queue {
     served: Served,
     /// For each entry the number under which it is given back.
     commit_ids: Vec<u64>,
+    /// Entries that went back with answers which take much memory, and the kernel may not have seen yet.
+    large: Vec<u32>,
+    /// What has completed and was not looked at yet, in front of what the ring has.
+    came: VecDeque<cqueue::Entry>,
     /// Commands that the kernel has, the bell's apart.
     with_kernel: usize,
     bell: Box<[u8; 8]>,
@@ -111,6 +116,9 @@ pub fn run(served: Served, started: &SyncSender<io::Result<()>>) -> io::Result<(
     };
     let _ = started.send(Ok(()));
     let end = queue.serve();
+    // Answers that nobody gives any more do not keep what they were lent.
+    queue.served.inbox.end();
+    queue.served.inbox.take(&mut Vec::new());
     queue.take_back();
     end
 }
@@ -164,7 +172,8 @@ impl Queue {
         let ring = IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(depth)?;
         let bell = Box::new([0; 8]);
         let pace = Pace::new(served.alone);
-        let mut queue = Self { ring, entries, served, commit_ids: vec![0; count], with_kernel: 0, bell, pace };
+        let (commit_ids, large, came) = (vec![0; count], Vec::new(), VecDeque::new());
+        let mut queue = Self { ring, entries, served, commit_ids, large, came, with_kernel: 0, bell, pace };
         for entry in 0..u32::try_from(count).unwrap_or(u32::MAX) {
             let vectors = queue.entries.vectors(entry).ok_or(io::ErrorKind::InvalidInput)?;
             let command = register(&queue.served.device, queue.queue_of(entry), vectors);
@@ -204,6 +213,7 @@ impl Queue {
                 self.answer(answer)?;
             }
             self.wait()?;
+            self.relieve();
             self.served.inbox.awake();
             self.pace.step(Instant::now());
             while let Some(done) = self.next() {
@@ -220,7 +230,6 @@ impl Queue {
                 }
             }
         }
-        ready.drain(..).for_each(Ready::done);
         Ok(())
     }
 
@@ -238,6 +247,7 @@ impl Queue {
                 Answer::to(from, commit_id).error(Errno::EIO);
             }
         }
+        self.entries.served(entry);
     }
 
     /// Give an answer, and the entry with it.
@@ -246,10 +256,33 @@ impl Queue {
         if self.entries.answer(&ready).is_none() {
             return Err(io::Error::other("an answer to no entry"));
         }
-        ready.done();
+        // Its memory goes back: this may start another read.
+        drop(ready);
         let commit_id = self.commit_ids.get(entry as usize).copied().unwrap_or_default();
         let command = command(&self.served.device, COMMIT_AND_FETCH, self.queue_of(entry), commit_id);
-        self.push(command.user_data(u64::from(entry)))
+        self.push(command.user_data(u64::from(entry)))?;
+        if self.entries.is_one_too_many(entry) {
+            self.large.push(entry);
+            self.enter(0)?;
+            self.relieve();
+        }
+        Ok(())
+    }
+
+    /// Give the memory of large answers back that the kernel has taken.
+    ///
+    /// It takes an answer while the command is handed over; and it puts a request in, and completes the command, only while
+    /// this thread is in a call of it (one issuer, deferred task work). So an entry without a completion holds nothing.
+    fn relieve(&mut self) {
+        if self.large.is_empty() {
+            return;
+        }
+        self.came.extend(self.ring.completion());
+        for entry in self.large.drain(..) {
+            if !self.came.iter().any(|done| done.user_data() == u64::from(entry)) {
+                self.entries.answered(entry);
+            }
+        }
     }
 
     /// Wait for the bell.
@@ -289,6 +322,9 @@ impl Queue {
 
     /// Hand over what is queued, and wait for a request or the bell: awake at first, if there is much to do.
     fn wait(&mut self) -> io::Result<()> {
+        if !self.came.is_empty() {
+            return self.enter(0);
+        }
         if !self.pace.is_busy() {
             return self.enter(1);
         }
@@ -326,7 +362,7 @@ impl Queue {
     }
 
     fn next(&mut self) -> Option<cqueue::Entry> {
-        self.ring.completion().next()
+        self.came.pop_front().or_else(|| self.ring.completion().next())
     }
 
     /// The entry that is ours again; none: it is the bell.

@@ -5,8 +5,8 @@ use super::super::nearby;
 use super::answer::{Answer, Fields, From};
 use super::body::{Body, Header};
 use super::tree;
-use crate::fs::LlamaFs;
 use crate::fs::types::{Attr, Errno, Ioctl, LockAsk, Opened, Read, SetAttr, SetTime, StatFs, Want, Write};
+use crate::fs::{Lent, LlamaFs};
 
 const OP_LOOKUP: u32 = 1;
 const OP_FORGET: u32 = 2;
@@ -236,14 +236,11 @@ fn read(fs: &LlamaFs, header: &Header, body: &mut Body<'_>, answer: Answer) -> O
     if answer.by_device() {
         nearby::serve(header.pid, len as usize);
     }
-    let me = fs.clone();
-    fs.read(
-        Read { ino: header.node, fh, offset, len: len as usize },
-        move |result: Result<Vec<u8>, Errno>| match result {
-            Ok(data) => answer.read(data, me),
-            Err(errno) => answer.error(errno),
-        },
-    );
+    let read = Read { ino: header.node, fh, offset, len: len as usize };
+    fs.read(read, |result: Result<Lent, Errno>| match result {
+        Ok(data) => answer.read(data),
+        Err(errno) => answer.error(errno),
+    });
     Some(())
 }
 
