@@ -4,7 +4,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 LOOM_MODELS := $(wildcard tests/loom_*.rs)
 
-.PHONY: all demo fuzz test lint stress scale rounds torture mutants bench bench-report bench-quick bench-floor bench-memory page-cache loom \
+.PHONY: all demo fuzz test lint limits stress scale rounds torture mutants bench bench-report bench-quick bench-floor bench-memory page-cache loom \
 	posix shuttle coverage doc install clean
 
 all:
@@ -41,6 +41,11 @@ scale:
 # A store of 1 GiB written round and round twenty times, dropping its oldest, with a follower that misses nothing.
 rounds:
 	LLAMAFS_ROUNDS=20 LLAMAFS_ROUND_MIB=1024 $(CARGO) test --release --locked --test fs_retention -- --nocapture a_full_store
+
+# The limits of a mount under a flood, and a daemon without memory or privilege, with requests over io_uring. Needs root
+# and Linux 6.14.
+limits:
+	$(CARGO) test --release --locked --test fs_uring_limits -- --nocapture --test-threads 1
 
 # A million simulated lives of a store on a bad disk; every power failure in every sequence of up to six operations; and
 # ends under load, 300 rounds each on a file and on a loop device: kill -9 of the daemon and of the writers, SIGTERM,

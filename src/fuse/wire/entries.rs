@@ -66,7 +66,7 @@ impl Entries {
         // SAFETY: the header's bytes, within the buffer; the entry is ours, so nobody writes to it while `self` is borrowed.
         let header = unsafe { std::slice::from_raw_parts(header.iov_base.cast::<u8>(), header.iov_len) };
         let commit_id = header.get(COMMIT_ID..)?.first_chunk().copied().map(u64::from_ne_bytes)?;
-        let bytes = header.get(DATA_BYTES..)?.first_chunk().copied().map(u32::from_ne_bytes)? as usize;
+        let bytes = data_bytes(header)?;
         if bytes > data.iov_len {
             return Some((commit_id, None));
         }
@@ -78,12 +78,14 @@ impl Entries {
 
     /// The request in an entry of ours is served: nobody needs its bytes any more.
     pub fn served(&mut self, entry: u32) {
-        self.let_go(entry);
+        self.let_go(entry, 0);
     }
 
-    /// The kernel has taken the answer out of an entry that it was given with it, and has not put a request in.
-    pub fn answered(&mut self, entry: u32) {
-        self.let_go(entry);
+    /// The kernel has taken the answer out of an entry that it was given with it. `is_ours`: it has come back, with the next
+    /// request; else nothing is in it.
+    pub fn answered(&mut self, entry: u32, is_ours: bool) {
+        let needed = if is_ours { self.header(entry).and_then(data_bytes).unwrap_or(usize::MAX) } else { 0 };
+        self.let_go(entry, needed);
     }
 
     /// This entry has memory behind `SMALL`, and all together more than is kept.
@@ -91,18 +93,30 @@ impl Entries {
         self.kept > KEPT && self.reach.get(entry as usize).is_some_and(|reach| *reach > 0)
     }
 
-    /// Give the memory of an entry that nobody needs back to the system, if there is too much.
-    fn let_go(&mut self, entry: u32) {
-        if !self.is_one_too_many(entry) {
+    /// Give the memory of an entry behind so many bytes of its data back to the system, if there is too much.
+    fn let_go(&mut self, entry: u32, needed: usize) {
+        let place = entry as usize;
+        let (Some([_, data]), Some(reach)) = (self.vectors.get(place), self.reach.get(place).copied()) else { return };
+        if !self.is_one_too_many(entry) || needed >= reach {
             return;
         }
-        let place = entry as usize;
-        let (Some([_, data]), Some(reach)) = (self.vectors.get(place), self.reach.get_mut(place)) else { return };
-        let (start, len) = (data.iov_base.cast::<u8>().wrapping_add(SMALL), data.iov_len.saturating_sub(SMALL));
+        let kept = needed.next_multiple_of(PAGE as usize).max(SMALL);
+        let (start, len) = (data.iov_base.cast::<u8>().wrapping_add(kept), data.iov_len.saturating_sub(kept));
         // SAFETY: whole pages of an entry's data that become zeros. It is called where neither we nor the kernel look at them
         // as they were: see `served` and `answered`. It does not fail, and if it did the memory would stay.
         unsafe { libc::madvise(start.cast(), len, libc::MADV_DONTNEED) };
-        self.kept = self.kept.saturating_sub(std::mem::take(reach));
+        self.kept = self.kept.saturating_sub(reach);
+        if let Some(reach) = self.reach.get_mut(place) {
+            *reach = 0;
+            reaches(reach, &mut self.kept, needed);
+        }
+    }
+
+    /// The header of an entry that is ours.
+    fn header(&self, entry: u32) -> Option<&[u8]> {
+        let [header, _] = self.vectors.get(entry as usize)?;
+        // SAFETY: the header's bytes, within the buffer; the entry is ours, so nobody writes to it while `self` is borrowed.
+        Some(unsafe { std::slice::from_raw_parts(header.iov_base.cast::<u8>(), header.iov_len) })
     }
 
     /// Put an answer into an entry of ours.
@@ -125,6 +139,11 @@ impl Entries {
         let bytes = u32::try_from(bytes).ok()?.to_ne_bytes();
         header.get_mut(DATA_BYTES..)?.first_chunk_mut().map(|place| *place = bytes)
     }
+}
+
+/// Bytes behind a request's fields, as its header says.
+fn data_bytes(header: &[u8]) -> Option<usize> {
+    header.get(DATA_BYTES..)?.first_chunk().copied().map(|bytes| u32::from_ne_bytes(bytes) as usize)
 }
 
 /// There is memory for so many bytes of an entry's data.
@@ -223,10 +242,17 @@ mod tests {
             assert!(data.iter().all(|byte| *byte == 2), "it stays until the kernel has it");
         }
         assert!(all_resident(&entries) >= COUNT as usize * LARGEST);
-        (0..COUNT).for_each(|entry| entries.answered(entry));
+        // One has come back with a large request, and one with a small one.
+        put(&entries, 0, LARGEST / 2);
+        put(&entries, 1, 1);
+        (0..COUNT).for_each(|entry| entries.answered(entry, entry < 2));
+        assert_eq!((resident(&entries, 0), resident(&entries, 1)), (LARGEST / 2, SMALL));
+        let (_, mut body) = entries.request(0).unwrap().1.unwrap();
+        body.bytes(40).unwrap();
+        assert!(body.bytes(LARGEST as u32 / 2).unwrap().iter().all(|byte| *byte == 1), "a request keeps its bytes");
         let kept = all_resident(&entries);
-        assert!(kept <= KEPT + COUNT as usize * SMALL && kept >= KEPT, "{kept} bytes");
-        assert_eq!(entries.kept, KEPT);
+        assert!(kept <= KEPT + COUNT as usize * SMALL && kept >= KEPT / 2, "{kept} bytes");
+        assert_eq!(entries.kept, KEPT - LARGEST / 2);
         // An answer that is longer than any may be is an error, not a piece of it.
         answer(&mut entries, 0, LARGEST + 1);
         let [header, _] = entries.vectors[0];

@@ -272,16 +272,16 @@ impl Queue {
     /// Give the memory of large answers back that the kernel has taken.
     ///
     /// It takes an answer while the command is handed over; and it puts a request in, and completes the command, only while
-    /// this thread is in a call of it (one issuer, deferred task work). So an entry without a completion holds nothing.
+    /// this thread is in a call of it (one issuer, deferred task work). So an entry without a completion holds nothing, and
+    /// one with a completion what its header says.
     fn relieve(&mut self) {
         if self.large.is_empty() {
             return;
         }
         self.came.extend(self.ring.completion());
         for entry in self.large.drain(..) {
-            if !self.came.iter().any(|done| done.user_data() == u64::from(entry)) {
-                self.entries.answered(entry);
-            }
+            let is_ours = self.came.iter().any(|done| done.user_data() == u64::from(entry));
+            self.entries.answered(entry, is_ours);
         }
     }
 
