@@ -61,6 +61,7 @@ fn flood_process() {
     flood();
 }
 
+/// Opens, says so, and floods when it is told to.
 pub fn flood() {
     let Some(log) = std::env::var_os(JOB) else { return };
     let handles: Vec<File> = (0..HANDLES).map(|_| File::open(&log).unwrap()).collect();

@@ -355,7 +355,7 @@ impl Checkpoint {
             nodes: reader.nodes()?,
             segments: reader.segments()?,
             index: reader.index()?,
-            mounts: reader.mounts()?,
+            mounts: reader.mounts(header.epoch.get())?,
             next_id: reader.next_id()?,
             summarised: Vec::new(),
             ranges: Vec::new(),
@@ -486,8 +486,8 @@ impl<'a> Reader<'a> {
             .collect()
     }
 
-    /// The first checkpoints of version 1 end in front of it.
-    fn mounts(&mut self) -> Result<Vec<MountEntry>, CheckpointError> {
+    /// Those up to the one that wrote the checkpoint. The first checkpoints of version 1 end in front of it.
+    fn mounts(&mut self, epoch: u64) -> Result<Vec<MountEntry>, CheckpointError> {
         if self.0.is_empty() {
             return Ok(Vec::new());
         }
@@ -504,6 +504,9 @@ impl<'a> Reader<'a> {
         let ordered = mounts.is_sorted_by(|a, b| a.epoch < b.epoch && a.first_lsn < b.first_lsn);
         if !ordered || mounts.iter().any(|mount| mount.cut_lsn > mount.first_lsn) {
             return Err(CheckpointError::Senseless("the mounts are out of order"));
+        }
+        if mounts.last().is_some_and(|mount| mount.epoch > epoch) {
+            return Err(CheckpointError::Senseless("it tells of a mount that comes after it"));
         }
         Ok(mounts)
     }

@@ -140,7 +140,7 @@ mod tests {
         Checkpoint {
             uuid: [7; 16],
             generation: 1,
-            epoch: 1,
+            epoch: 29,
             recovery_lsn: 1,
             stable_lsn: 1,
             nodes: Vec::new(),

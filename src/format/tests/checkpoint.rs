@@ -77,8 +77,9 @@ fn mounts_are_in_order_or_not_there() {
     let with = |mounts| Checkpoint::decode(&Checkpoint { mounts, ..sample() }.encode(), &UUID);
     assert!(with(Vec::new()).is_ok());
     assert!(with(vec![mount(2, 10, 20), mount(2, 30, 40)]).is_err(), "one epoch twice");
-    assert!(with(vec![mount(2, 10, 20), mount(3, 10, 20)]).is_err(), "one place twice");
+    assert!(with(vec![mount(1, 10, 20), mount(2, 10, 20)]).is_err(), "one place twice");
     assert!(with(vec![mount(2, 30, 20)]).is_err(), "it begins before the cut");
+    assert!(with(vec![mount(1, 10, 20), mount(3, 20, 30)]).is_err(), "the checkpoint was written by mount 2");
     // A checkpoint of before there were mounts in it.
     let none = forged(|bytes| {
         let (count, next_id) = (4, 4);
@@ -321,6 +322,7 @@ proptest! {
             sequence, physical: n as u32 * 3, state: [Free, Open, Sealed, Retired, Bad][state], epoch,
         }).collect();
         let [generation, epoch, recovery_lsn, stable_lsn] = words;
+        let epoch = epoch.max(lens.len() as u64);
         let mounts = lens.iter().enumerate().map(|(n, len)| mount(n as u64, n as u64 * 1000, n as u64 * 1000 + len));
         let mounts = mounts.collect();
         let ranges = Vec::new();
