@@ -81,7 +81,7 @@ pub fn rows() -> Vec<Row> {
                 "bulk-1m",
                 "1 MiB appends, fsync at the end",
                 Kind::Bulk { record: MIB, mebibytes: BULK_MIB },
-                &[Llamafs, Ext4, Xfs, Raw, Fio, Unflushed],
+                &[Llamafs, Ext4, Xfs, Raw, Fio, Unflushed, Null],
             )
         },
         row(
