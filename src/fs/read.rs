@@ -24,7 +24,14 @@ impl LlamaFs {
         self.inner.turns.take(read.len, move || {
             let (turn, inner) = (Turn::of(me.clone(), read.len), me.inner.clone());
             me.read_in_turn(read, move |result: Result<Vec<u8>, Errno>| {
-                reply.send(result.map(|data| turn.lends(data)));
+                match result {
+                    Ok(data) => reply.send(Ok(turn.lends(data))),
+                    Err(errno) => {
+                        reply.send(Err(errno));
+                        // Not before: this may run others' reads.
+                        drop(turn);
+                    }
+                }
                 inner.gate.leave();
             });
         });

@@ -157,6 +157,9 @@ pub fn serve(
     ready();
     if !stop.shared.wait(true, None) {
         unmount(&fs, &mounted, &stop.shared);
+    } else if matches!(stop.shared.state.lock().ended, Some(Err(_))) {
+        // Nobody serves some callers or all of them any more: they are told.
+        mounted.detach_and_abort();
     }
     // A lazy or forced unmount from outside may leave answers on their way.
     fs.shut_gate();

@@ -61,6 +61,9 @@ pub struct Mount {
     thread: Option<JoinHandle<Result<(), MountError>>>,
 }
 
+/// No mount takes longer, whatever else the machine does.
+const MOUNT_LIMIT: Duration = Duration::from_secs(60);
+
 impl Mount {
     pub fn new(image: &Image) -> Self {
         Self::with(image, |_| {})
@@ -87,8 +90,11 @@ impl Mount {
                 let (store, stop) = (store.clone(), stop.clone());
                 move || serve(store, &spec, || sender.send(()).unwrap(), &stop)
             });
-            if ready.recv_timeout(Duration::from_secs(20)).is_err() {
-                panic!("not mounted: {:?}", thread.join());
+            if ready.recv_timeout(MOUNT_LIMIT).is_err() {
+                // Should it be mounted by now, it must not serve for ever.
+                stop.stop();
+                let said = if thread.is_finished() { Some(thread.join()) } else { None };
+                panic!("not mounted in {MOUNT_LIMIT:?}: {said:?}");
             }
             thread
         });

@@ -34,14 +34,16 @@ pub struct Entries {
     reach: Vec<usize>,
     /// All of these together.
     kept: usize,
+    /// Memory may be given back at all.
+    lets_go: bool,
 }
 
 // SAFETY: the vectors hold addresses of the buffer, which goes with them.
 unsafe impl Send for Entries {}
 
 impl Entries {
-    /// `count` of them with room for `data` bytes. All are ours.
-    pub fn new(count: usize, data: usize) -> io::Result<Self> {
+    /// `count` of them with room for `data` bytes. All are ours. Without `lets_go` they keep what memory they took.
+    pub fn new(count: usize, data: usize, lets_go: bool) -> io::Result<Self> {
         let stride = DATA + data.next_multiple_of(PAGE as usize);
         let bytes = count.checked_mul(stride).ok_or(io::ErrorKind::OutOfMemory)?;
         let buffer = Buffer::untouched(bytes).map_err(io::Error::other)?;
@@ -51,7 +53,7 @@ impl Entries {
             [vector(header, HEADER_BYTES), vector(header.wrapping_add(DATA), data)]
         };
         let vectors = (0..count).map(vector).collect();
-        Ok(Self { _buffer: buffer, vectors, reach: vec![0; count], kept: 0 })
+        Ok(Self { _buffer: buffer, vectors, reach: vec![0; count], kept: 0, lets_go })
     }
 
     /// The address of what the kernel is told of an entry.
@@ -90,7 +92,7 @@ impl Entries {
 
     /// This entry has memory behind `SMALL`, and all together more than is kept.
     pub fn is_one_too_many(&self, entry: u32) -> bool {
-        self.kept > KEPT && self.reach.get(entry as usize).is_some_and(|reach| *reach > 0)
+        self.lets_go && self.kept > KEPT && self.reach.get(entry as usize).is_some_and(|reach| *reach > 0)
     }
 
     /// Give the memory of an entry behind so many bytes of its data back to the system, if there is too much.
@@ -205,7 +207,7 @@ mod tests {
 
     #[test]
     fn what_served_requests_took_goes_back_but_for_a_little() {
-        let mut entries = Entries::new(COUNT as usize, LARGEST).unwrap();
+        let mut entries = Entries::new(COUNT as usize, LARGEST, true).unwrap();
         for entry in 0..COUNT {
             put(&entries, entry, LARGEST);
             let (commit_id, request) = entries.request(entry).unwrap();
@@ -232,7 +234,7 @@ mod tests {
 
     #[test]
     fn what_answers_took_goes_back_when_the_kernel_has_them() {
-        let mut entries = Entries::new(COUNT as usize, LARGEST).unwrap();
+        let mut entries = Entries::new(COUNT as usize, LARGEST, true).unwrap();
         for entry in 0..COUNT {
             answer(&mut entries, entry, LARGEST);
             assert_eq!(entries.is_one_too_many(entry), (entry as usize + 1) * LARGEST > KEPT);
@@ -262,8 +264,19 @@ mod tests {
     }
 
     #[test]
+    fn where_the_kernel_would_lose_pages_all_is_kept() {
+        let mut entries = Entries::new(COUNT as usize, LARGEST, false).unwrap();
+        for entry in 0..COUNT {
+            answer(&mut entries, entry, LARGEST);
+            assert!(!entries.is_one_too_many(entry));
+            entries.answered(entry, false);
+        }
+        assert!(all_resident(&entries) >= COUNT as usize * LARGEST);
+    }
+
+    #[test]
     fn a_request_that_makes_no_sense_is_none() {
-        let mut entries = Entries::new(1, LARGEST).unwrap();
+        let mut entries = Entries::new(1, LARGEST, true).unwrap();
         put(&entries, 0, LARGEST + 1);
         assert!(matches!(entries.request(0), Some((7, None))));
         assert!(entries.request(1).is_none() && entries.vectors(1).is_none());

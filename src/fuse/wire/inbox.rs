@@ -21,6 +21,13 @@ pub struct Ready {
     pub data: Bytes,
 }
 
+impl Ready {
+    /// What a read gave.
+    pub fn is_lent(&self) -> bool {
+        matches!(self.data, Bytes::Lent(_))
+    }
+}
+
 #[derive(Default)]
 struct State {
     ready: Vec<Ready>,

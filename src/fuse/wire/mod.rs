@@ -54,12 +54,50 @@ pub struct Session {
     fs: LlamaFs,
     devices: Vec<Arc<File>>,
     queues: Vec<Queue>,
+    /// What the threads tell when they end.
+    ends: (mpsc::Sender<Serves>, mpsc::Receiver<Serves>),
 }
 
-/// A thread that serves requests over io_uring.
+/// A thread that serves requests over io_uring. Dropped, it is told to end.
 struct Queue {
     inbox: Arc<Inbox>,
-    thread: JoinHandle<io::Result<()>>,
+    thread: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.inbox.end();
+    }
+}
+
+impl Queue {
+    /// Tell it to end, and wait.
+    fn join(mut self) -> io::Result<()> {
+        self.inbox.end();
+        self.thread.take().map_or(Ok(()), joined)
+    }
+}
+
+/// How a thread ended; a panic is an error.
+fn joined(thread: JoinHandle<io::Result<()>>) -> io::Result<()> {
+    thread.join().unwrap_or(Err(io::ErrorKind::Other.into()))
+}
+
+/// What a thread serves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Serves {
+    Device,
+    Queue,
+}
+
+/// Tells that a thread is about to end, however it does.
+struct Told(mpsc::Sender<Serves>, Serves);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        // Who listened may be gone.
+        let _ = self.0.send(self.1);
+    }
 }
 
 mod ioctl {
@@ -90,7 +128,8 @@ impl Greeted {
 impl Session {
     /// Get ready to serve with so many threads, which is all that the kernel waits for.
     pub fn start(greeted: &Greeted, fs: &LlamaFs, threads: usize) -> io::Result<Self> {
-        let mut session = Self { fs: fs.clone(), devices: vec![greeted.device()], queues: Vec::new() };
+        let mut session =
+            Self { fs: fs.clone(), devices: vec![greeted.device()], queues: Vec::new(), ends: mpsc::channel() };
         if greeted.by_uring() {
             session.start_queues(greeted, threads)?;
             return Ok(session);
@@ -106,6 +145,7 @@ impl Session {
         let queues = queues()?;
         let threads = threads.clamp(1, usize::from(queues));
         let (started, answers) = mpsc::sync_channel(threads);
+        let mut all = Ok(());
         for number in 0..threads {
             let inbox = Arc::new(Inbox::new()?);
             let served = Served {
@@ -115,40 +155,67 @@ impl Session {
                 device: greeted.device(),
                 fs: self.fs.clone(),
                 inbox: inbox.clone(),
+                lets_go: keeps_pages(nix::sys::utsname::uname()?.release().to_str()),
                 alone: threads == 1,
             };
-            let (name, started) = (format!("llamafs-{number}"), started.clone());
-            let thread = std::thread::Builder::new().name(name).spawn(move || queue::run(served, &started))?;
-            self.queues.push(Queue { inbox, thread });
+            let (name, started, told) =
+                (format!("llamafs-{number}"), started.clone(), Told(self.ends.0.clone(), Serves::Queue));
+            let work = move || {
+                let _told = told;
+                queue::run(served, &started)
+            };
+            match std::thread::Builder::new().name(name).spawn(work) {
+                Ok(thread) => self.queues.push(Queue { inbox, thread: Some(thread) }),
+                Err(error) => {
+                    all = Err(error);
+                    break;
+                }
+            }
         }
         drop(started);
-        let explain = |error: io::Error| io::Error::new(error.kind(), format!("FUSE over io_uring: {error}"));
-        for _ in 0..threads {
-            let answer = answers.recv().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()));
-            answer.map_err(explain)?;
+        // All of them, also when one has failed: the mount may not be ended while others give entries to the kernel.
+        for _ in 0..self.queues.len() {
+            all = all.and(answers.recv().unwrap_or_else(|_| Err(io::ErrorKind::Other.into())));
         }
-        Ok(())
+        all.map_err(|error| io::Error::new(error.kind(), format!("FUSE over io_uring: {error}")))
     }
 
-    /// Serve until the mount is gone.
+    /// Serve until the mount is gone. An error before that: a thread has ended, whose callers nobody would answer.
     pub fn run(self) -> io::Result<()> {
         let mut threads = Vec::new();
         for (number, device) in self.devices.into_iter().enumerate() {
-            let fs = self.fs.clone();
+            let (fs, told) = (self.fs.clone(), Told(self.ends.0.clone(), Serves::Device));
             // With queues, what comes here is what nobody waits for an answer to.
             let name = if self.queues.is_empty() { format!("llamafs-{number}") } else { "llamafs-told".into() };
-            threads.push(std::thread::Builder::new().name(name).spawn(move || serve(&device, &fs))?);
+            let work = move || {
+                let _told = told;
+                serve(&device, &fs)
+            };
+            threads.push(std::thread::Builder::new().name(name).spawn(work)?);
         }
-        let join = |thread: JoinHandle<io::Result<()>>| thread.join().unwrap_or(Err(io::ErrorKind::Other.into()));
-        let end = threads.into_iter().map(join).fold(Ok(()), io::Result::and);
-        self.queues.iter().for_each(|queue| queue.inbox.end());
-        self.queues.into_iter().map(|queue| join(queue.thread)).fold(end, io::Result::and)
+        // The threads of queues end when they are told to, and that is behind this loop.
+        for _ in 0..threads.len() {
+            if self.ends.1.recv() != Ok(Serves::Device) {
+                return Err(io::Error::other("a thread that serves a queue has ended"));
+            }
+        }
+        let end = threads.into_iter().map(joined).fold(Ok(()), io::Result::and);
+        self.queues.into_iter().map(Queue::join).fold(end, io::Result::and)
     }
 }
 
 /// Whether this kernel offers FUSE over io_uring (Linux 6.14), and its administrator has allowed it.
 pub fn uring_is_enabled() -> bool {
     std::fs::read_to_string(ENABLE_URING).is_ok_and(|text| text.trim() == "Y")
+}
+
+/// Whether the kernel keeps the pages of an entry that are given back to it. Before Linux 6.18.3 it lost the last page of
+/// each request and answer then ("fuse: missing copy_finish in fuse-over-io-uring argument copies").
+fn keeps_pages(release: Option<&str>) -> bool {
+    let digits = release.unwrap_or_default().split(|c: char| !c.is_ascii_digit());
+    let mut numbers = digits.map(|number| number.parse::<u32>().unwrap_or_default());
+    let mut next = || numbers.next().unwrap_or_default();
+    (next(), next(), next()) >= (6, 18, 3)
 }
 
 /// Queues that the kernel has: as many as there can be processors.

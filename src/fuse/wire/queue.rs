@@ -56,6 +56,8 @@ pub struct Served {
     pub fs: LlamaFs,
     /// Where answers go.
     pub inbox: Arc<Inbox>,
+    /// Memory of entries may be given back: see [`super::keeps_pages`].
+    pub lets_go: bool,
     /// No other thread serves this mount.
     pub alone: bool,
 }
@@ -93,8 +95,6 @@ struct Queue {
     served: Served,
     /// For each entry the number under which it is given back.
     commit_ids: Vec<u64>,
-    /// Entries that went back with answers which take much memory, and the kernel may not have seen yet.
-    large: Vec<u32>,
     /// What has completed and was not looked at yet, in front of what the ring has.
     came: VecDeque<cqueue::Entry>,
     /// Commands that the kernel has, the bell's apart.
@@ -106,6 +106,7 @@ struct Queue {
 /// Serve until the mount is gone. `started` is told when the kernel has all entries, or why not.
 pub fn run(served: Served, started: &SyncSender<io::Result<()>>) -> io::Result<()> {
     stay_near(&served.queues);
+    let ending = Ending(served.inbox.clone());
     let mut queue = match Queue::start(served) {
         Ok(queue) => queue,
         Err(error) => {
@@ -116,11 +117,19 @@ pub fn run(served: Served, started: &SyncSender<io::Result<()>>) -> io::Result<(
     };
     let _ = started.send(Ok(()));
     let end = queue.serve();
-    // Answers that nobody gives any more do not keep what they were lent.
-    queue.served.inbox.end();
-    queue.served.inbox.take(&mut Vec::new());
+    drop(ending);
     queue.take_back();
     end
+}
+
+/// However a thread ends, answers that nobody gives any more do not keep what they were lent.
+struct Ending(Arc<Inbox>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.end();
+        self.0.take(&mut Vec::new());
+    }
 }
 
 /// Keep to the processors of these queues, as far as they may be used.
@@ -167,13 +176,13 @@ impl Queue {
     /// Give all entries to the kernel.
     fn start(served: Served) -> io::Result<Self> {
         let count = served.queues.len() * served.entries;
-        let entries = Entries::new(count, served.data)?;
+        let entries = Entries::new(count, served.data, served.lets_go)?;
         let depth = u32::try_from(count + 1).map_err(io::Error::other)?;
         let ring = IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(depth)?;
         let bell = Box::new([0; 8]);
         let pace = Pace::new(served.alone);
-        let (commit_ids, large, came) = (vec![0; count], Vec::new(), VecDeque::new());
-        let mut queue = Self { ring, entries, served, commit_ids, large, came, with_kernel: 0, bell, pace };
+        let (commit_ids, came) = (vec![0; count], VecDeque::new());
+        let mut queue = Self { ring, entries, served, commit_ids, came, with_kernel: 0, bell, pace };
         for entry in 0..u32::try_from(count).unwrap_or(u32::MAX) {
             let vectors = queue.entries.vectors(entry).ok_or(io::ErrorKind::InvalidInput)?;
             let command = register(&queue.served.device, queue.queue_of(entry), vectors);
@@ -209,11 +218,15 @@ impl Queue {
     fn serve(&mut self) -> io::Result<()> {
         let mut ready = Vec::new();
         while self.served.inbox.take(&mut ready) {
-            for answer in ready.drain(..) {
+            for answer in &ready {
                 self.answer(answer)?;
             }
+            if ready.iter().any(|answer| answer.is_lent()) {
+                // What goes back may start other reads: those who are answered shall not wait for them.
+                self.enter(0)?;
+            }
+            ready.clear();
             self.wait()?;
-            self.relieve();
             self.served.inbox.awake();
             self.pace.step(Instant::now());
             while let Some(done) = self.next() {
@@ -221,6 +234,11 @@ impl Queue {
                 match done.result() {
                     0 => self.request(entry),
                     // The mount is gone, and this thread is told so.
+                    // No memory for the command; the answer is as it was.
+                    error if [libc::ENOMEM, libc::EAGAIN, libc::EINTR].contains(&error.saturating_neg()) => {
+                        self.pause();
+                        self.commit(entry)?;
+                    }
                     error if [libc::ENOTCONN, libc::ECONNABORTED].contains(&error.saturating_neg()) => {}
                     error => log::error!(
                         "queue {}: the kernel does not take an answer: {}",
@@ -251,38 +269,35 @@ impl Queue {
     }
 
     /// Give an answer, and the entry with it.
-    fn answer(&mut self, ready: Ready) -> io::Result<()> {
+    fn answer(&mut self, ready: &Ready) -> io::Result<()> {
         let entry = ready.entry;
-        if self.entries.answer(&ready).is_none() {
+        if self.entries.answer(ready).is_none() {
             return Err(io::Error::other("an answer to no entry"));
         }
-        // Its memory goes back: this may start another read.
-        drop(ready);
-        let commit_id = self.commit_ids.get(entry as usize).copied().unwrap_or_default();
-        let command = command(&self.served.device, COMMIT_AND_FETCH, self.queue_of(entry), commit_id);
-        self.push(command.user_data(u64::from(entry)))?;
+        self.commit(entry)?;
         if self.entries.is_one_too_many(entry) {
-            self.large.push(entry);
             self.enter(0)?;
-            self.relieve();
+            self.relieve(entry);
         }
         Ok(())
     }
 
-    /// Give the memory of large answers back that the kernel has taken.
+    /// The answer in an entry goes to the kernel, and the entry with it.
+    fn commit(&mut self, entry: u32) -> io::Result<()> {
+        let commit_id = self.commit_ids.get(entry as usize).copied().unwrap_or_default();
+        let command = command(&self.served.device, COMMIT_AND_FETCH, self.queue_of(entry), commit_id);
+        self.push(command.user_data(u64::from(entry)))
+    }
+
+    /// Give the memory of an answer back that was handed over just now.
     ///
-    /// It takes an answer while the command is handed over; and it puts a request in, and completes the command, only while
-    /// this thread is in a call of it (one issuer, deferred task work). So an entry without a completion holds nothing, and
-    /// one with a completion what its header says.
-    fn relieve(&mut self) {
-        if self.large.is_empty() {
-            return;
-        }
+    /// The kernel takes an answer while the command is handed over; and it puts a request in, and completes the command, only
+    /// while this thread is in a call of it (one issuer, deferred task work). So an entry without a completion holds nothing,
+    /// and one with a completion what its header says: a request, or the answer if the command failed.
+    fn relieve(&mut self, entry: u32) {
         self.came.extend(self.ring.completion());
-        for entry in self.large.drain(..) {
-            let is_ours = self.came.iter().any(|done| done.user_data() == u64::from(entry));
-            self.entries.answered(entry, is_ours);
-        }
+        let is_ours = self.came.iter().any(|done| done.user_data() == u64::from(entry));
+        self.entries.answered(entry, is_ours);
     }
 
     /// Wait for the bell.
@@ -306,10 +321,12 @@ impl Queue {
         pushed.map_err(|_| io::Error::other("more commands than entries"))
     }
 
-    /// Hand over what is queued, and wait for so much.
+    /// Hand over all that is queued, and wait for so much.
     fn enter(&mut self, want: usize) -> io::Result<()> {
         loop {
             match self.ring.submit_and_wait(want) {
+                // It stops behind a command that it has no memory for.
+                Ok(_) if !self.ring.submission().is_empty() => {}
                 Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
                 // The kernel has no memory for a command just now.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY | libc::ENOMEM)) => {
@@ -323,7 +340,8 @@ impl Queue {
     /// Hand over what is queued, and wait for a request or the bell: awake at first, if there is much to do.
     fn wait(&mut self) -> io::Result<()> {
         if !self.came.is_empty() {
-            return self.enter(0);
+            self.enter(0)?;
+            return self.look();
         }
         if !self.pace.is_busy() {
             return self.enter(1);

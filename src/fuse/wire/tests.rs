@@ -112,3 +112,35 @@ fn processors_are_counted() {
     assert_eq!([count("0\n"), count("0-1\n"), count("0-3,8,10-11")], [Some(1), Some(2), Some(7)]);
     assert_eq!([count(""), count("3-1"), count("0-65535"), count("x")], [None; 4]);
 }
+
+#[test]
+fn a_session_ends_when_a_thread_of_a_queue_does() {
+    let pair = || socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::empty()).unwrap();
+    let (ours, kernel) = pair();
+    let ends = mpsc::channel();
+    let told = Told(ends.0.clone(), Serves::Queue);
+    let inbox = Arc::new(Inbox::new().unwrap());
+    let thread = std::thread::spawn(move || {
+        let _told = told;
+        panic!("on purpose: what a queue serves has a fault")
+    });
+    let queues = vec![Queue { inbox: inbox.clone(), thread: Some(thread) }];
+    let session = Session { fs: mounted(), devices: vec![Arc::new(File::from(ours))], queues, ends };
+    let (sender, ended) = mpsc::channel();
+    std::thread::spawn(move || sender.send(session.run()).unwrap());
+    assert!(ended.recv_timeout(LIMIT).expect("nobody waits for the other threads").is_err());
+    assert!(!inbox.take(&mut Vec::new()), "the queues' threads are told to end");
+    drop(kernel);
+}
+
+#[test]
+fn kernels_that_lose_pages_are_known_by_their_number() {
+    let keeps = |release: &str| keeps_pages(Some(release));
+    for release in ["6.18.3", "6.18.44-fc-v657", "6.19", "7.0.0-rc1+", "6.20.1"] {
+        assert!(keeps(release), "{release}");
+    }
+    for release in ["6.18.2", "6.18.0-rc7", "6.18", "6.14.11-300.fc42.x86_64", "5.15.0", "", "x"] {
+        assert!(!keeps(release), "{release}");
+    }
+    assert!(!keeps_pages(None));
+}
