@@ -95,8 +95,17 @@ impl Store {
     }
 
     pub fn umount(&self) {
-        let out = llamafs(&["umount", self.mountpoint.to_str().unwrap()]);
-        assert!(out.status.success(), "{out:?}");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let out = llamafs(&["umount", self.mountpoint.to_str().unwrap()]);
+            if out.status.success() {
+                return;
+            }
+            // Another test may have started a program while a file was open here, which has it too until its exec.
+            let busy = String::from_utf8_lossy(&out.stderr).contains("is busy");
+            assert!(busy && Instant::now() < deadline, "{out:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     pub fn status(&self, key: &str) -> String {
