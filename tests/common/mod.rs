@@ -142,13 +142,19 @@ impl Mount {
 
     /// umount(8), then wait for the daemon's end.
     pub fn umount(self) {
-        let output = if nix::unistd::geteuid().is_root() {
-            Command::new("umount").arg(self.path()).output()
-        } else {
-            Command::new("fusermount3").arg("-u").arg(self.path()).output()
-        };
-        let output = output.unwrap();
-        assert!(output.status.success(), "{output:?}");
+        let root = nix::unistd::geteuid().is_root();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let (program, arguments) = if root { ("umount", &[][..]) } else { ("fusermount3", &["-u"][..]) };
+            let output = Command::new(program).args(arguments).arg(self.path()).output().unwrap();
+            if output.status.success() {
+                break;
+            }
+            // Another test may have started a program while a file was open here, which has it too until its exec.
+            let busy = String::from_utf8_lossy(&output.stderr).contains("busy");
+            assert!(busy && Instant::now() < deadline, "{output:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
         self.join().unwrap();
     }
 }
