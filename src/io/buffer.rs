@@ -8,6 +8,8 @@ use std::fmt;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
+use super::memory::{keep_reserve, memory_is_short};
+
 /// The block most devices and the page cache work in.
 pub const FOUR_KB_BLOCK: usize = 4096;
 /// The usual size of one buffer of the ring's ancestors, and the largest record.
@@ -184,8 +186,11 @@ fn map(bytes: usize) -> Option<Mapping> {
     NonNull::new(anonymous(bytes)?).map(|start| Mapping { start, bytes })
 }
 
-/// Zeros that take memory once they are touched.
+/// Zeros that take memory once they are touched; not of what was given up for things that can't be refused.
 fn anonymous(bytes: usize) -> Option<*mut u8> {
+    if memory_is_short() && !keep_reserve() {
+        return None;
+    }
     let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
     // SAFETY: a new private mapping at a place of the kernel's choice.
     let mapping = unsafe { libc::mmap(ptr::null_mut(), bytes, protection, flags, -1, 0) };

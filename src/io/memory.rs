@@ -7,6 +7,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::time::Duration;
 
 /// Bytes set aside. They are not touched: as long as nobody needs them they cost address space alone.
 const RESERVE: usize = 8 << 20;
@@ -14,6 +15,9 @@ const RESERVE: usize = 8 << 20;
 const LARGE: usize = 512 << 10;
 /// How often a small thing tries: another thread that freed something may take the reserve back just when it was given up.
 const TRIES: usize = 1000;
+/// Behind so many tries the memory is really gone, and each waits for what others give back.
+const AT_ONCE: usize = 100;
+const WAIT: Duration = Duration::from_millis(1);
 /// Freeing this much is a sign that the reserve may be had again.
 const REFILL_FROM: usize = 64 << 10;
 
@@ -86,14 +90,18 @@ fn once_more(size: usize, allocate: impl Fn() -> *mut u8) -> *mut u8 {
     if size >= LARGE {
         return ptr::null_mut();
     }
-    for _ in 0..TRIES {
+    for number in 0..TRIES {
         // Another thread may have given it up a moment ago, and there is memory again.
         give_up_reserve();
         let place = allocate();
         if !place.is_null() {
             return place;
         }
-        std::thread::yield_now();
+        if number < AT_ONCE {
+            std::thread::yield_now();
+        } else {
+            std::thread::sleep(WAIT);
+        }
     }
     ptr::null_mut()
 }
