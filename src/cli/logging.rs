@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use env_logger::{Builder, Env, Target};
 use log::Level;
@@ -30,6 +30,8 @@ const THREAD_BYTES: usize = (2 << 20) + (256 << 10);
 const QUEUED_LINES: usize = 1024;
 /// How long the end of the daemon waits for them.
 const LAST_LINES: Duration = Duration::from_secs(2);
+/// And for a place behind them: a busy machine may not have let the thread write yet.
+const LAST_ROOM: Duration = Duration::from_millis(300);
 
 /// What goes to the thread that writes.
 enum Said {
@@ -65,10 +67,15 @@ pub struct Log(SyncSender<Said>);
 impl Drop for Log {
     fn drop(&mut self) {
         let (written, end) = sync_channel(1);
-        // Where the queue is full, its thread stands still, and waiting is no use.
-        if self.0.try_send(Said::End(written)).is_ok() {
-            let _ = end.recv_timeout(LAST_LINES);
+        let until = Instant::now() + LAST_ROOM;
+        // Where the queue stays full, its thread stands still, and waiting is no use.
+        while self.0.try_send(Said::End(written.clone())).is_err() {
+            if Instant::now() >= until {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
+        let _ = end.recv_timeout(LAST_LINES);
     }
 }
 
