@@ -73,7 +73,8 @@ impl Drop for Log {
             if Instant::now() >= until {
                 return;
             }
-            std::thread::sleep(Duration::from_millis(1));
+            // Nobody answers yet: a moment's wait.
+            let _ = end.recv_timeout(Duration::from_millis(1));
         }
         let _ = end.recv_timeout(LAST_LINES);
     }

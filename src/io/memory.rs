@@ -7,7 +7,6 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
-use std::time::Duration;
 
 /// Bytes set aside. They are not touched: as long as nobody needs them they cost address space alone.
 const RESERVE: usize = 8 << 20;
@@ -17,7 +16,7 @@ const LARGE: usize = 512 << 10;
 const TRIES: usize = 1000;
 /// Behind so many tries the memory is really gone, and each waits for what others give back.
 const AT_ONCE: usize = 100;
-const WAIT: Duration = Duration::from_millis(1);
+const WAIT_MS: libc::c_int = 1;
 /// Freeing this much is a sign that the reserve may be had again.
 const REFILL_FROM: usize = 64 << 10;
 
@@ -100,7 +99,8 @@ fn once_more(size: usize, allocate: impl Fn() -> *mut u8) -> *mut u8 {
         if number < AT_ONCE {
             std::thread::yield_now();
         } else {
-            std::thread::sleep(WAIT);
+            // SAFETY: no descriptors are passed: it waits, and allocates nothing.
+            unsafe { libc::poll(ptr::null_mut(), 0, WAIT_MS) };
         }
     }
     ptr::null_mut()
