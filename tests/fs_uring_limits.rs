@@ -1,6 +1,7 @@
 //! The limits of a mount, and a daemon without memory or privilege, once more with requests over io_uring.
 //!
-//! `make limits` runs it, the gate does not: it floods the kernel's side for minutes where that differs from `/dev/fuse`.
+//! `make limits` runs it, the gate does not: where a kernel's side of it should hang, nothing that was started by the gate
+//! could be ended.
 #![allow(clippy::duplicate_mod, reason = "each is a program of its own elsewhere")]
 
 #[path = "real_limits.rs"]

@@ -8,7 +8,7 @@ use std::fmt;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
-use super::memory::{keep_reserve, memory_is_short};
+use super::memory::has_room;
 
 /// The block most devices and the page cache work in.
 pub const FOUR_KB_BLOCK: usize = 4096;
@@ -188,7 +188,7 @@ fn map(bytes: usize) -> Option<Mapping> {
 
 /// Zeros that take memory once they are touched; not of what was given up for things that can't be refused.
 fn anonymous(bytes: usize) -> Option<*mut u8> {
-    if memory_is_short() && !keep_reserve() {
+    if !has_room() {
         return None;
     }
     let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);

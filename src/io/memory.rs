@@ -56,10 +56,15 @@ pub fn memory_is_short() -> bool {
     SHORT.load(Ordering::Relaxed)
 }
 
+/// Large things may be allocated: the reserve is there, or can be had again.
+pub(super) fn has_room() -> bool {
+    !memory_is_short() || keep_reserve()
+}
+
 /// Room for `len` bytes, or nothing.
 pub fn try_room(len: usize) -> Option<Vec<u8>> {
     let mut room = Vec::new();
-    if memory_is_short() && !keep_reserve() {
+    if !has_room() {
         return None;
     }
     room.try_reserve_exact(len).ok().map(|()| room)

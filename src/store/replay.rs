@@ -239,10 +239,6 @@ impl Replay {
         }
         let Some(state) = self.logs.get_mut(&id) else { return };
         let end = offset.saturating_add(len);
-        if end > MAX_OFFSET {
-            self.note(format!("a record at LSN {:#x} has an offset that no file has", found.lsn));
-            return;
-        }
         state.end_lsn = state.end_lsn.max(found.lsn + found.total);
         // Also when seen before: frames come in log order, so the last one seen is the last change.
         state.entry.mtime_ns = found.time_ns;
@@ -271,11 +267,11 @@ impl Replay {
         let made_up = self.made_up.contains(&found.log_id);
         let Some(state) = self.logs.get_mut(&found.log_id) else { return };
         let end = found.offset.saturating_add(found.value);
-        if made_up && end <= MAX_OFFSET {
+        if made_up {
             // Nobody knows where it began: what was moved lay in front of what was not.
             state.entry.head = state.entry.head.min(found.offset);
         }
-        if end > MAX_OFFSET || end <= state.entry.head {
+        if end <= state.entry.head {
             return;
         }
         state.ranges.put(Range::of(&record(found)), &self.shape, &mut Vec::new());

@@ -25,6 +25,8 @@ pub const PARALLEL: bool = matches!(
     [b'f', b's', b'_', b'p', b'a', b'r', b'a', b'l', b'l', b'e', b'l', ..]
 );
 
+#[path = "../support/busy.rs"]
+mod busy;
 #[path = "../support/uring.rs"]
 pub mod uring;
 
@@ -143,18 +145,8 @@ impl Mount {
     /// umount(8), then wait for the daemon's end.
     pub fn umount(self) {
         let root = nix::unistd::geteuid().is_root();
-        let deadline = Instant::now() + Duration::from_secs(10);
-        loop {
-            let (program, arguments) = if root { ("umount", &[][..]) } else { ("fusermount3", &["-u"][..]) };
-            let output = Command::new(program).args(arguments).arg(self.path()).output().unwrap();
-            if output.status.success() {
-                break;
-            }
-            // Another test may have started a program while a file was open here, which has it too until its exec.
-            let busy = String::from_utf8_lossy(&output.stderr).contains("busy");
-            assert!(busy && Instant::now() < deadline, "{output:?}");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        let (program, arguments) = if root { ("umount", &[][..]) } else { ("fusermount3", &["-u"][..]) };
+        busy::unmount(|| Command::new(program).args(arguments).arg(self.path()).output().unwrap());
         self.join().unwrap();
     }
 }

@@ -12,6 +12,7 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+pub mod busy;
 pub mod chance;
 pub mod follow;
 pub mod uring;
@@ -95,17 +96,7 @@ impl Store {
     }
 
     pub fn umount(&self) {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        loop {
-            let out = llamafs(&["umount", self.mountpoint.to_str().unwrap()]);
-            if out.status.success() {
-                return;
-            }
-            // Another test may have started a program while a file was open here, which has it too until its exec.
-            let busy = String::from_utf8_lossy(&out.stderr).contains("is busy");
-            assert!(busy && Instant::now() < deadline, "{out:?}");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        busy::unmount(|| llamafs(&["umount", self.mountpoint.to_str().unwrap()]));
     }
 
     pub fn status(&self, key: &str) -> String {

@@ -64,18 +64,17 @@ impl Entries {
     /// The number under which an entry that the kernel has given us goes back, and the request in it; none: it makes no
     /// sense.
     pub fn request(&mut self, entry: u32) -> Option<(u64, Option<(Header, Body<'_>)>)> {
-        let [header, data] = self.vectors.get(entry as usize)?;
-        // SAFETY: the header's bytes, within the buffer; the entry is ours, so nobody writes to it while `self` is borrowed.
-        let header = unsafe { std::slice::from_raw_parts(header.iov_base.cast::<u8>(), header.iov_len) };
+        let header = self.header(entry)?;
         let commit_id = header.get(COMMIT_ID..)?.first_chunk().copied().map(u64::from_ne_bytes)?;
         let bytes = data_bytes(header)?;
+        let [_, data] = self.vectors.get(entry as usize)?;
         if bytes > data.iov_len {
             return Some((commit_id, None));
         }
-        reaches(self.reach.get_mut(entry as usize)?, &mut self.kept, bytes);
-        // SAFETY: as above, within the entry's data.
+        // SAFETY: within the entry's data; the entry is ours, so nobody writes to it while `self` is borrowed.
         let data = unsafe { std::slice::from_raw_parts(data.iov_base.cast::<u8>(), bytes) };
-        Some((commit_id, request(header, data)))
+        reaches(self.reach.get_mut(entry as usize)?, &mut self.kept, bytes);
+        Some((commit_id, request(self.header(entry)?, data)))
     }
 
     /// The request in an entry of ours is served: nobody needs its bytes any more.
@@ -97,9 +96,12 @@ impl Entries {
 
     /// Give the memory of an entry behind so many bytes of its data back to the system, if there is too much.
     fn let_go(&mut self, entry: u32, needed: usize) {
+        if !self.is_one_too_many(entry) {
+            return;
+        }
         let place = entry as usize;
-        let (Some([_, data]), Some(reach)) = (self.vectors.get(place), self.reach.get(place).copied()) else { return };
-        if !self.is_one_too_many(entry) || needed >= reach {
+        let (Some([_, data]), Some(reach)) = (self.vectors.get(place), self.reach.get_mut(place)) else { return };
+        if needed >= *reach {
             return;
         }
         let kept = needed.next_multiple_of(PAGE as usize).max(SMALL);
@@ -107,11 +109,8 @@ impl Entries {
         // SAFETY: whole pages of an entry's data that become zeros. It is called where neither we nor the kernel look at them
         // as they were: see `served` and `answered`. It does not fail, and if it did the memory would stay.
         unsafe { libc::madvise(start.cast(), len, libc::MADV_DONTNEED) };
-        self.kept = self.kept.saturating_sub(reach);
-        if let Some(reach) = self.reach.get_mut(place) {
-            *reach = 0;
-            reaches(reach, &mut self.kept, needed);
-        }
+        self.kept = self.kept.saturating_sub(std::mem::take(reach));
+        reaches(reach, &mut self.kept, needed);
     }
 
     /// The header of an entry that is ours.

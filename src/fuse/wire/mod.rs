@@ -144,10 +144,12 @@ impl Session {
     fn start_queues(&mut self, greeted: &Greeted, threads: usize) -> io::Result<()> {
         let queues = queues()?;
         let threads = threads.clamp(1, usize::from(queues));
+        let lets_go = keeps_pages(nix::sys::utsname::uname()?.release().to_str());
+        let inboxes = (0..threads).map(|_| Inbox::new().map(Arc::new)).collect::<io::Result<Vec<_>>>()?;
         let (started, answers) = mpsc::sync_channel(threads);
         let mut all = Ok(());
-        for number in 0..threads {
-            let inbox = Arc::new(Inbox::new()?);
+        // From here on nothing returns before all that were started have answered.
+        for (number, inbox) in inboxes.into_iter().enumerate() {
             let served = Served {
                 queues: (0..queues).skip(number).step_by(threads).collect(),
                 entries: ENTRIES,
@@ -155,7 +157,7 @@ impl Session {
                 device: greeted.device(),
                 fs: self.fs.clone(),
                 inbox: inbox.clone(),
-                lets_go: keeps_pages(nix::sys::utsname::uname()?.release().to_str()),
+                lets_go,
                 alone: threads == 1,
             };
             let (name, started, told) =
@@ -173,7 +175,7 @@ impl Session {
             }
         }
         drop(started);
-        // All of them, also when one has failed: the mount may not be ended while others give entries to the kernel.
+        // Also when one has failed: the mount may not be ended while others give entries to the kernel.
         for _ in 0..self.queues.len() {
             all = all.and(answers.recv().unwrap_or_else(|_| Err(io::ErrorKind::Other.into())));
         }

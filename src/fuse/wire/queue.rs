@@ -233,12 +233,12 @@ impl Queue {
                 let Some(entry) = self.completed(&done) else { continue };
                 match done.result() {
                     0 => self.request(entry),
-                    // The mount is gone, and this thread is told so.
                     // No memory for the command; the answer is as it was.
                     error if [libc::ENOMEM, libc::EAGAIN, libc::EINTR].contains(&error.saturating_neg()) => {
                         self.pause();
                         self.commit(entry)?;
                     }
+                    // The mount is gone, and this thread is told so.
                     error if [libc::ENOTCONN, libc::ECONNABORTED].contains(&error.saturating_neg()) => {}
                     error => log::error!(
                         "queue {}: the kernel does not take an answer: {}",
