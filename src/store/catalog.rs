@@ -39,6 +39,8 @@ pub struct LogState {
     pub index: SparseIndex,
     /// Where recent reads ended: (offset, LSN of a frame at or below it), newest last.
     pub cursors: Vec<(u64, Lsn)>,
+    /// Bytes of the longest frames that reads have come to lately.
+    longest: u64,
     /// Ends of what was asked for last, newest last: who begins there goes on reading.
     asked: Vec<u64>,
     /// What a read has found to be lost last: another that meets the same damage need not look for it again.
@@ -65,6 +67,7 @@ impl LogState {
             ranges: Ranges::default(),
             index,
             cursors: Vec::new(),
+            longest: 0,
             asked: Vec::new(),
             lost: None,
             appends: 0,
@@ -118,6 +121,25 @@ impl LogState {
         Some((range, at, lsn))
     }
 
+    /// About where the frame with `offset` begins, if one that is known, for `at`, lies at `lsn`: other logs' frames are between
+    /// them as evenly as up to the next known place. As many bytes as the log has between them, at least.
+    pub fn about(&self, offset: u64, (at, lsn): (u64, Lsn), shape: &Shape) -> Lsn {
+        let bytes = offset.saturating_sub(at);
+        let end = Some((self.entry.size, self.end_lsn));
+        let same = |(_, next): &(u64, Lsn)| *next > lsn && shape.sequence(*next) == shape.sequence(lsn);
+        let next = self.index.behind(offset).or(end).filter(same);
+        let evenly = next.and_then(|(behind, next)| {
+            let share = u128::from(bytes) * u128::from(next - lsn);
+            share.checked_div(u128::from(behind.saturating_sub(at))).and_then(|far| u64::try_from(far).ok())
+        });
+        lsn.saturating_add(evenly.unwrap_or_default().max(bytes)).min(shape.segment_end(lsn))
+    }
+
+    /// How long the next frame that a read comes to may well be.
+    pub fn longest(&self) -> u64 {
+        self.longest
+    }
+
     /// Somebody asks for these bytes. True: they were asked for those in front of them before, or begin a log.
     pub fn ask(&mut self, bytes: std::ops::Range<u64>) -> bool {
         let before = self.asked.iter().position(|end| *end == bytes.start);
@@ -130,8 +152,9 @@ impl LogState {
         before.is_some() || bytes.start == 0
     }
 
-    /// A read walked to the frame at `lsn`, which starts at `offset`.
-    pub fn remember(&mut self, offset: u64, lsn: Lsn) {
+    /// A read walked to the frame at `lsn`, of `total` bytes, which starts at `offset`.
+    pub fn remember(&mut self, offset: u64, lsn: Lsn, total: u64) {
+        self.longest = total.max(self.longest - self.longest / 16);
         self.cursors.retain(|(at, _)| *at != offset);
         if self.cursors.len() >= CURSORS {
             self.cursors.remove(0);
@@ -275,5 +298,32 @@ impl Catalog {
 fn insert(table: &IdTable<Mutex<Option<Box<LogState>>>>, state: LogState) {
     if let Some(slot) = table.make(state.entry.id) {
         *slot.lock() = Some(Box::new(state));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_a_frame_lies_is_guessed_by_the_known_places_around_it() {
+        let shape = Shape { segment_size: 1 << 20, block: 4096, data_start: 0, segments: 8, max_record: 1 << 16 };
+        let budget = PointBudget::new(64);
+        let mut state = LogState::new(CatalogEntry::default(), SparseIndex::default());
+        let (first, second) = ((1 << 20) + 4096, (1 << 20) + 4096 + (300 << 10));
+        for (offset, lsn) in [(70_000, first), (170_000, second)] {
+            state.index.note(offset, lsn, (0, 1 << 20), &budget);
+        }
+        // As evenly as three bytes of the device for each of the log.
+        assert_eq!(state.about(120_000, (70_000, first), &shape), first + (150 << 10));
+        assert_eq!(state.about(70_000, (70_000, first), &shape), first);
+        // Behind the last point up to the log's end, if that is in the segment.
+        (state.entry.size, state.end_lsn) = (270_000, second + 200_000);
+        assert_eq!(state.about(220_000, (170_000, second), &shape), second + 100_000);
+        state.end_lsn = 3 << 20;
+        assert_eq!(state.about(220_000, (170_000, second), &shape), second + 50_000);
+        // Never behind the segment, whatever a checkpoint says.
+        (state.entry.size, state.end_lsn) = (170_001, (2 << 20) - 1);
+        assert_eq!(state.about(u64::MAX, (170_000, second), &shape), 2 << 20);
     }
 }

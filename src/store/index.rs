@@ -104,6 +104,12 @@ impl SparseIndex {
         above.checked_sub(1).and_then(|at| self.points.get(at)).copied()
     }
 
+    /// The nearest point behind `offset`.
+    pub fn behind(&self, offset: u64) -> Option<(u64, Lsn)> {
+        let above = self.points.partition_point(|(at, _)| *at <= offset);
+        self.points.get(above).copied()
+    }
+
     /// Points at offsets behind `from` and before `to`.
     pub fn between(&self, from: u64, to: u64) -> &[(u64, Lsn)] {
         let first = self.points.partition_point(|(at, _)| *at <= from);

@@ -39,6 +39,10 @@ pub(super) struct Job {
     room: Vec<u8>,
     /// Frame that is looked at next.
     pub lsn: Lsn,
+    /// About where the frame with what is wanted begins,
+    about: Lsn,
+    /// and what more of the log to read from there: the rest of its last frame.
+    slack: u64,
     /// Offset behind the range that is being read; 0 before the first.
     pub range_end: u64,
     /// Nothing of this range lies behind this.
@@ -103,6 +107,8 @@ impl LogStructuredStore {
             out,
             room: Vec::new(),
             lsn: 0,
+            about: 0,
+            slack: 0,
             range_end: 0,
             stop: 0,
             segment: 0,
@@ -125,7 +131,7 @@ impl LogStructuredStore {
             job.offset += zeros;
             return Next::Again;
         }
-        let Some((range, _, lsn)) = state.locate(job.offset, &self.shape) else {
+        let Some((range, at, lsn)) = state.locate(job.offset, &self.shape) else {
             let until = state.ranges.next_behind(job.offset).map_or(state.entry.size, |next| next.offset);
             state.lost = Some(job.offset..until);
             return Next::Finish(Err(StoreError::Io(job.lost("its frame is missing"))));
@@ -134,6 +140,8 @@ impl LogStructuredStore {
         if self.shape.sequence(lsn) != self.shape.sequence(job.lsn) {
             (job.seed, job.need) = (None, 0);
         }
+        job.about = state.about(job.offset, (at, lsn), &self.shape);
+        job.slack = state.longest().max(SLACK);
         (job.lsn, job.range_end, job.segment) = (lsn, range.end(), self.shape.sequence(lsn));
         Next::Again
     }
@@ -265,7 +273,10 @@ impl LogStructuredStore {
     fn ask_device(&self, mut job: Job) {
         let segment_end = self.shape.segment_end(job.lsn);
         let base = self.shape.block_down(job.lsn);
-        let wanted = if job.sequential { CHUNK + MARKS } else { job.end - job.offset + SLACK };
+        // What lies in between is read with what is wanted: a device takes longer for two reads than for one of both.
+        let between = job.about.saturating_sub(job.lsn);
+        let most = CHUNK + MARKS;
+        let wanted = if job.sequential { most } else { (between + (job.end - job.offset) + job.slack).min(most) };
         let end = self.shape.block_up(job.lsn + wanted.max(job.need).max(HEADER)).min(segment_end);
         // Not beyond what is written: there the device holds older bytes than the ring.
         let written = self.flusher.commit.written();

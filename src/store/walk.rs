@@ -169,7 +169,7 @@ impl LogStructuredStore {
                         if job.unreadable == 0 {
                             log.lost = Some(job.offset..frame.offset);
                         }
-                        log.remember(frame.offset, job.lsn);
+                        log.remember(frame.offset, job.lsn, frame.total);
                     }
                     return Next::Finish(if job.out.is_empty() { Err(StoreError::Io(lost)) } else { Ok(()) });
                 }
@@ -180,16 +180,16 @@ impl LogStructuredStore {
                     job.out.extend_from_slice(wanted);
                     job.offset += take as u64;
                 }
-                last = Some((frame.offset, job.lsn));
+                last = Some((frame.offset, job.lsn, frame.total));
             }
             job.lsn += frame.total;
         }
         job.seed = if job.lsn == chunk.lsns.end { chunk.seed } else { None };
         job.need = 0;
-        if let Some((offset, lsn)) = last
+        if let Some((offset, lsn, total)) = last
             && let Some(mut log) = self.catalog.lock(job.log)
         {
-            log.remember(offset, lsn);
+            log.remember(offset, lsn, total);
         }
         self.read_ahead(job);
         Next::Again
