@@ -8,7 +8,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde::{Deserialize, Serialize};
 
 use super::device::call;
-use super::nullfs::NULLFS;
+use super::nullfs::{NULLFS, URING};
 
 /// The program under test, built with this benchmark.
 pub const LLAMAFS: &str = env!("CARGO_BIN_EXE_llamafs");
@@ -32,6 +32,8 @@ pub enum Contestant {
     Unflushed,
     /// The do-nothing file system.
     Null,
+    /// The same with requests over io_uring.
+    NullUring,
 }
 
 impl Contestant {
@@ -44,6 +46,7 @@ impl Contestant {
             Self::Fio => "raw fio",
             Self::Unflushed => "raw fio, no flush",
             Self::Null => "do-nothing FUSE",
+            Self::NullUring => "do-nothing FUSE over io_uring",
         }
     }
 
@@ -60,6 +63,7 @@ impl Contestant {
             }
             Self::Unflushed => "the same, and nothing is ever flushed: a power failure may take all of it",
             Self::Null => "keeps no byte at all; its requests come by /dev/fuse",
+            Self::NullUring => "keeps no byte at all",
         }
     }
 
@@ -69,7 +73,7 @@ impl Contestant {
             Self::Ext4 => Some("mkfs.ext4"),
             Self::Xfs => Some("mkfs.xfs"),
             Self::Fio | Self::Unflushed => Some("fio"),
-            Self::Llamafs | Self::Raw | Self::Null => None,
+            Self::Llamafs | Self::Raw | Self::Null | Self::NullUring => None,
         }
     }
 }
@@ -95,7 +99,7 @@ pub fn format(who: Contestant, device: &Path) -> Result<(), String> {
             call("mkfs.ext4", &["-q", "-F", "-E", how, &device]).map(drop)
         }
         Contestant::Xfs => call("mkfs.xfs", &["-q", "-f", "-K", &device]).map(drop),
-        Contestant::Raw | Contestant::Fio | Contestant::Unflushed | Contestant::Null => Ok(()),
+        Contestant::Raw | Contestant::Fio | Contestant::Unflushed | Contestant::Null | Contestant::NullUring => Ok(()),
     }
 }
 
@@ -129,7 +133,8 @@ impl Mounted {
                 mount(Some(device), point, Some(kind), flags, None::<&str>)
                     .map_err(|error| format!("mount -t {kind} {source} {target}: {error}"))?;
             }
-            Contestant::Null => mounted.server = Some(serve_nothing(point)?),
+            Contestant::Null => mounted.server = Some(serve_nothing(point, None)?),
+            Contestant::NullUring => mounted.server = Some(serve_nothing(point, Some(URING))?),
             Contestant::Raw | Contestant::Fio | Contestant::Unflushed => mounted.done = true,
         }
         Ok(mounted)
@@ -202,10 +207,10 @@ impl Drop for Mounted {
     }
 }
 
-fn serve_nothing(point: &Path) -> Result<Child, String> {
+fn serve_nothing(point: &Path, how: Option<&str>) -> Result<Child, String> {
     let say = |error: std::io::Error| format!("the do-nothing file system: {error}");
     let exe = std::env::current_exe().map_err(say)?;
-    let mut server = Command::new(exe).arg(NULLFS).arg(point).stdin(Stdio::null()).spawn().map_err(say)?;
+    let mut server = Command::new(exe).arg(NULLFS).arg(point).args(how).stdin(Stdio::null()).spawn().map_err(say)?;
     let begun = Instant::now();
     while !is_mounted(point) {
         let ended = server.try_wait().map_err(say)?.is_some();

@@ -14,6 +14,7 @@ mod histogram;
 mod job;
 mod measure;
 mod nullfs;
+mod nulluring;
 mod plot;
 mod results;
 mod rows;
@@ -52,7 +53,8 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match arguments[..] {
         [job::WORKER, told] => worker::run(told),
-        [nullfs::NULLFS, point] => nullfs::serve(Path::new(point)),
+        [nullfs::NULLFS, point] => nullfs::serve(Path::new(point), false),
+        [nullfs::NULLFS, point, nullfs::URING] => nullfs::serve(Path::new(point), true),
         ["run"] | [] => full(),
         ["quick"] => quick(false),
         ["floor"] => quick(true),
@@ -151,13 +153,17 @@ fn measure(rows: &[Row], rounds: usize, seconds: f64, most_mib: u64) -> Result<R
     Ok(results)
 }
 
-/// Those that can't take part, for want of a program; said once.
+/// Those that can't take part, for want of a program or of the kernel's part; said once.
 fn absent() -> Vec<Contestant> {
     let all = [Contestant::Ext4, Contestant::Xfs, Contestant::Fio, Contestant::Unflushed];
     let lacks = |who: &Contestant| who.tool().is_some_and(|tool| !device::is_installed(tool));
-    let absent: Vec<Contestant> = all.into_iter().filter(lacks).collect();
+    let mut absent: Vec<Contestant> = all.into_iter().filter(lacks).collect();
     for who in &absent {
         eprintln!("{} is left out: {} is not installed", who.name(), who.tool().unwrap_or_default());
+    }
+    if !llamafs::fuse::wire::uring_is_enabled() {
+        eprintln!("{} is left out: the kernel does not offer it", Contestant::NullUring.name());
+        absent.push(Contestant::NullUring);
     }
     absent
 }

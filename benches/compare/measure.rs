@@ -155,7 +155,7 @@ impl Place<'_> {
             return Ok(vec![trial.fio(COLD, MIB as usize, RAW_DEPTH, true, &[], Until::Bytes(bytes))?]);
         }
         let job = self.job(self.file(0), Work::Read, Until::Bytes(bytes), 0);
-        if trial.who == Contestant::Null {
+        if [Contestant::Null, Contestant::NullUring].contains(&trial.who) {
             // It has what is read at hand, always, and keeps nothing over a mount.
             let work = Work::Append { record: MIB as usize, durable: Durable::Never };
             job::run(&[self.job(self.file(0), work, Until::Bytes(bytes), 0)], || {})?;

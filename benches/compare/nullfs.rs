@@ -1,5 +1,5 @@
-//! A file system that does nothing: it answers every append at once and keeps no byte, and reads are of zeros. With the same crate, the same
-//! number of threads and the same flags as llamafs, it is as fast as any file system on this transport can be.
+//! A file system that does nothing: it answers every append at once and keeps no byte, and reads are of zeros. With the
+//! same transport, the same number of threads and the same flags as llamafs, it is as fast as any file system can be there.
 
 use std::ffi::OsStr;
 use std::fs::OpenOptions;
@@ -16,15 +16,19 @@ use fuser::{
 };
 use nix::mount::MsFlags;
 
+use super::nulluring;
+
 /// The argument that makes this program that file system.
 pub const NULLFS: &str = "nullfs";
+/// Another, with which its requests come over io_uring.
+pub const URING: &str = "uring";
 const REQUEST_BYTES: u32 = 1 << 20;
 const PAGE: u32 = 4096;
 const MAX_BACKGROUND: u16 = 64;
 const FILE: INodeNo = INodeNo(2);
 /// Names hold for a while, attributes do not, as those of a log.
-const NAME_VALID: Duration = Duration::from_secs(1);
-const ATTR_VALID: Duration = Duration::ZERO;
+pub const NAME_VALID: Duration = Duration::from_secs(1);
+pub const ATTR_VALID: Duration = Duration::ZERO;
 
 struct Null {
     size: AtomicU64,
@@ -139,21 +143,29 @@ impl Filesystem for Null {
 }
 
 /// Mounts it and serves until it is unmounted.
-pub fn serve(mountpoint: &Path) -> Result<(), String> {
-    let say = |error: &dyn std::fmt::Display| format!("the do-nothing file system: {error}");
-    let device = OpenOptions::new().read(true).write(true).open("/dev/fuse").map_err(|error| say(&error))?;
+pub fn serve(mountpoint: &Path, uring: bool) -> Result<(), String> {
+    let say = |error: std::io::Error| format!("the do-nothing file system: {error}");
+    let device = mount(mountpoint).map_err(say)?;
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    if uring {
+        return nulluring::serve(device, threads).map_err(say);
+    }
+    let mut config = Config::default();
+    config.acl = SessionACL::All;
+    config.n_threads = Some(threads);
+    config.clone_fd = true;
+    let null = Null { size: AtomicU64::new(0), zeros: vec![0; (REQUEST_BYTES + PAGE) as usize] };
+    let session = Session::from_fd(null, device, SessionACL::All, config);
+    session.and_then(Session::run).map_err(say)
+}
+
+fn mount(mountpoint: &Path) -> std::io::Result<OwnedFd> {
+    let device = OpenOptions::new().read(true).write(true).open("/dev/fuse")?;
     let options = format!(
         "fd={},rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other,max_read={REQUEST_BYTES}",
         device.as_raw_fd()
     );
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    nix::mount::mount(Some("nullfs"), mountpoint, Some("fuse.nullfs"), flags, Some(options.as_str()))
-        .map_err(|error| say(&error))?;
-    let mut config = Config::default();
-    config.acl = SessionACL::All;
-    config.n_threads = Some(std::thread::available_parallelism().map_or(1, NonZero::get));
-    config.clone_fd = true;
-    let null = Null { size: AtomicU64::new(0), zeros: vec![0; (REQUEST_BYTES + PAGE) as usize] };
-    let session = Session::from_fd(null, OwnedFd::from(device), SessionACL::All, config);
-    session.and_then(Session::run).map_err(|error| say(&error))
+    nix::mount::mount(Some("nullfs"), mountpoint, Some("fuse.nullfs"), flags, Some(options.as_str()))?;
+    Ok(OwnedFd::from(device))
 }

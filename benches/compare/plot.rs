@@ -1,9 +1,9 @@
 //! Bar charts as SVG, written by hand: no library is needed for rectangles and words.
 
-use super::contestant::Contestant::{self, Ext4, Fio, Llamafs, Null, Raw, Unflushed, Xfs};
+use super::contestant::Contestant::{self, Ext4, Fio, Llamafs, Null, NullUring, Raw, Unflushed, Xfs};
 use super::results::Results;
 use super::rows::{Figure, TARGETS};
-use super::table::{ids, rate_of, title};
+use super::table::{EVERYBODY, ids, rate_of, title};
 
 const WIDTH: f64 = 860.0;
 /// Room for the words on the left, and for the figures on the right.
@@ -45,6 +45,7 @@ fn color(who: Contestant) -> &'static str {
         Fio => "#adb5bd",
         Unflushed => "#dee2e6",
         Null => "#5c940d",
+        NullUring => "#94d82d",
     }
 }
 
@@ -66,7 +67,7 @@ fn ratios(results: &Results) -> Vec<Bar> {
 /// Rates of the rows, one group for each row.
 fn groups(results: &Results, rows: &[&str], bulk: bool) -> Vec<Vec<Bar>> {
     let group = |id: &&str| {
-        let bars = [Llamafs, Ext4, Xfs, Raw, Fio, Unflushed, Null].into_iter().filter_map(|who| {
+        let bars = EVERYBODY.into_iter().filter_map(|who| {
             let rate = results.spread(id, who, |sample| Some(rate_of(sample, bulk)))?;
             let shown = format!("{:.0}", rate.median);
             let words = format!("{}: {}", title(id), who.name());

@@ -1,6 +1,6 @@
 //! What is measured: each row is one kind of work, done by each of its contestants.
 
-use super::contestant::Contestant::{self, Ext4, Fio, Llamafs, Null, Raw, Unflushed, Xfs};
+use super::contestant::Contestant::{self, Ext4, Fio, Llamafs, Null, NullUring, Raw, Unflushed, Xfs};
 use super::contestant::SYNC;
 use super::job::Durable;
 
@@ -81,20 +81,20 @@ pub fn rows() -> Vec<Row> {
                 "bulk-1m",
                 "1 MiB appends, fsync at the end",
                 Kind::Bulk { record: MIB, mebibytes: BULK_MIB },
-                &[Llamafs, Ext4, Xfs, Raw, Fio, Unflushed, Null],
+                &[Llamafs, Ext4, Xfs, Raw, Fio, Unflushed, Null, NullUring],
             )
         },
         row(
             "bulk-64k",
             "64 KiB appends, fsync at the end",
             Kind::Bulk { record: 64 << 10, mebibytes: BULK_MIB },
-            &[Llamafs, Ext4, Xfs, Null],
+            &[Llamafs, Ext4, Xfs, Null, NullUring],
         ),
         Row {
             quick: true,
-            ..row("unsynced-100", "100 B unsynced, 1 process", single(100, Durable::Never), &[Llamafs, Null])
+            ..row("unsynced-100", "100 B unsynced, 1 process", single(100, Durable::Never), &[Llamafs, Null, NullUring])
         },
-        // On the same transport as the rival.
+        // On the same transport as the first of these.
         Row {
             options: "nouring",
             ..row(
@@ -108,9 +108,14 @@ pub fn rows() -> Vec<Row> {
             "unsynced-4k",
             "4 KiB appends, fsync at the end",
             Kind::Bulk { record: 4096, mebibytes: SMALL_MIB },
-            &[Llamafs, Null],
+            &[Llamafs, Null, NullUring],
         ),
-        row("read", "sequential read", Kind::Read { mebibytes: BULK_MIB }, &[Llamafs, Ext4, Xfs, Raw, Fio, Null]),
+        row(
+            "read",
+            "sequential read",
+            Kind::Read { mebibytes: BULK_MIB },
+            &[Llamafs, Ext4, Xfs, Raw, Fio, Null, NullUring],
+        ),
         row("sync-1-4k", "4 KiB + fdatasync, 1 process", single(4096, Durable::Each), &[Llamafs, Ext4, Xfs]),
         row("dsync-1", "100 B with O_DSYNC, 1 process", single(100, Durable::Dsync), &[Llamafs, Ext4, Xfs]),
         row("sync-1-1k", "1 KiB + fdatasync, 1 process", single(1024, Durable::Each), &[Llamafs, Ext4, Xfs]),
@@ -184,7 +189,7 @@ const fn target(row: &'static str, rival: Contestant, figure: Figure, at_least: 
 }
 
 /// The ratios of the target table.
-pub const TARGETS: [Target; 16] = [
+pub const TARGETS: [Target; 17] = [
     target("sync-1", Ext4, Figure::Rate, 2.0),
     target("sync-1", Xfs, Figure::Rate, 1.4),
     target("sync-1", Raw, Figure::Rate, 0.85),
@@ -197,6 +202,7 @@ pub const TARGETS: [Target; 16] = [
     target("bulk-1m", Ext4, Figure::Rate, 2.5),
     target("bulk-64k", Ext4, Figure::Rate, 1.5),
     target("unsynced-100", Null, Figure::Rate, 0.95),
+    target("unsynced-100", NullUring, Figure::Rate, 0.95),
     target("unsynced-100-dev", Null, Figure::Rate, 0.95),
     target(COLD, Raw, Figure::Rate, 0.85),
     target(WARM, Ext4, Figure::Rate, 0.9),

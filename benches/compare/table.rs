@@ -1,12 +1,12 @@
 //! The tables of docs/performance.md, from the raw data.
 
-use super::contestant::Contestant::{self, Ext4, Fio, Llamafs, Null, Raw, Unflushed, Xfs};
+use super::contestant::Contestant::{self, Ext4, Fio, Llamafs, Null, NullUring, Raw, Unflushed, Xfs};
 use super::measure::Sample;
 use super::results::{Results, Spread};
 use super::rows::{ANYWHERE, COLD, Figure, Kind, MEMORY_MIB, Row, SPACE, TARGETS, Target, WARM, rows};
 
 const MEBI: f64 = 1_048_576.0;
-const EVERYBODY: [Contestant; 7] = [Llamafs, Ext4, Xfs, Raw, Fio, Unflushed, Null];
+pub const EVERYBODY: [Contestant; 8] = [Llamafs, Ext4, Xfs, Raw, Fio, Unflushed, Null, NullUring];
 
 /// Title of a row, also of the two that reading gives.
 pub fn title(id: &str) -> String {
@@ -43,7 +43,7 @@ pub fn markdown(results: &Results) -> String {
     out.push_str("![Ratios and targets](performance/ratios.svg)\n\n");
     targets(results, &mut out);
     out.push_str("\nWhat the rivals do not promise:\n\n");
-    for who in [Ext4, Raw, Unflushed, Null] {
+    for who in [Ext4, Raw, Unflushed, Null, NullUring] {
         let names = match who {
             Ext4 => "ext4, xfs",
             Raw => "raw io_uring, raw fio",

@@ -8,7 +8,7 @@ mod mount;
 mod mountinfo;
 mod nearby;
 mod session;
-mod wire;
+pub mod wire;
 
 pub use error::MountError;
 pub use session::{MountSpec, StopHandle, serve};

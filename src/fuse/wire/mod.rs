@@ -1,6 +1,7 @@
 //! A transport of our own, for what `fuser` leaves out. For `-o parallel` it tells the kernel of an inode under another
 //! number than the one that `stat` shows, and passes on interrupts and which sort a lock is of; and it takes requests over
-//! io_uring where the kernel sends them so, else by `/dev/fuse`. It serves the same [`LlamaFs`] with the same answers.
+//! io_uring where the kernel sends them so, else by `/dev/fuse`. It serves the same
+//! [`crate::fs::LlamaFs`] with the same answers, or whatever [`Service`] there is: the benchmark has one that does nothing.
 
 mod answer;
 mod body;
@@ -20,9 +21,8 @@ use std::thread::JoinHandle;
 
 use super::mount::FUSE_DEVICE;
 use super::{PAGE, REQUEST_BYTES};
-use crate::fs::LlamaFs;
-use answer::From;
-use body::Header;
+pub use answer::{Answer, Fields, From};
+pub use body::{Body, Header};
 use handshake::Agreed;
 pub use handshake::Wish;
 use inbox::Inbox;
@@ -49,9 +49,15 @@ pub struct Greeted {
     agreed: Agreed,
 }
 
+/// What requests come to. Each thread has its own.
+pub trait Service: Clone + Send + 'static {
+    /// Serve one request: every one but those that nobody waits for is answered, once, by whichever thread.
+    fn serve(&self, from: From, header: &Header, body: Body<'_>);
+}
+
 /// A mount that is served when it runs.
-pub struct Session {
-    fs: LlamaFs,
+pub struct Session<S> {
+    service: S,
     devices: Vec<Arc<File>>,
     queues: Vec<Queue>,
     /// What the threads tell when they end.
@@ -125,11 +131,15 @@ impl Greeted {
     }
 }
 
-impl Session {
+impl<S: Service> Session<S> {
     /// Get ready to serve with so many threads, which is all that the kernel waits for.
-    pub fn start(greeted: &Greeted, fs: &LlamaFs, threads: usize) -> io::Result<Self> {
-        let mut session =
-            Self { fs: fs.clone(), devices: vec![greeted.device()], queues: Vec::new(), ends: mpsc::channel() };
+    pub fn start(greeted: &Greeted, service: &S, threads: usize) -> io::Result<Self> {
+        let mut session = Self {
+            service: service.clone(),
+            devices: vec![greeted.device()],
+            queues: Vec::new(),
+            ends: mpsc::channel(),
+        };
         if greeted.by_uring() {
             session.start_queues(greeted, threads)?;
             return Ok(session);
@@ -155,7 +165,7 @@ impl Session {
                 entries: ENTRIES,
                 data: greeted.agreed.data,
                 device: greeted.device(),
-                fs: self.fs.clone(),
+                service: self.service.clone(),
                 inbox: inbox.clone(),
                 lets_go,
                 alone: threads == 1,
@@ -186,12 +196,12 @@ impl Session {
     pub fn run(self) -> io::Result<()> {
         let mut threads = Vec::new();
         for (number, device) in self.devices.into_iter().enumerate() {
-            let (fs, told) = (self.fs.clone(), Told(self.ends.0.clone(), Serves::Device));
+            let (service, told) = (self.service.clone(), Told(self.ends.0.clone(), Serves::Device));
             // With queues, what comes here is what nobody waits for an answer to.
             let name = if self.queues.is_empty() { format!("llamafs-{number}") } else { "llamafs-told".into() };
             let work = move || {
                 let _told = told;
-                serve(&device, &fs)
+                serve(&device, &service)
             };
             threads.push(std::thread::Builder::new().name(name).spawn(work)?);
         }
@@ -246,14 +256,14 @@ fn another(first: &File) -> io::Result<File> {
 }
 
 /// One request after the other.
-fn serve(device: &Arc<File>, fs: &LlamaFs) -> io::Result<()> {
+fn serve(device: &Arc<File>, service: &impl Service) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
         match (&**device).read(&mut buffer) {
             Ok(len) => {
                 let parts = buffer.get(..len).and_then(Header::split);
                 let (header, body) = parts.ok_or(io::ErrorKind::InvalidData)?;
-                serve::serve(fs, From::Device(device.clone()), &header, body);
+                service.serve(From::Device(device.clone()), &header, body);
             }
             Err(error) => match error.raw_os_error() {
                 // The request was taken back, or nothing was there after all.

@@ -20,11 +20,10 @@ use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
+use super::Service;
 use super::answer::{Answer, From};
 use super::entries::Entries;
 use super::inbox::{Inbox, Ready};
-use super::serve;
-use crate::fs::LlamaFs;
 use crate::fs::types::Errno;
 
 /// Commands: take this entry; here is an entry's answer, and the entry.
@@ -43,7 +42,7 @@ const LAST_WAITS: u32 = 1000;
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// What a thread serves.
-pub struct Served {
+pub struct Served<S> {
     /// Queues of the kernel: numbers of processors.
     pub queues: Vec<u16>,
     /// Entries of each.
@@ -53,7 +52,7 @@ pub struct Served {
     /// The mount.
     pub device: Arc<File>,
     /// What is served.
-    pub fs: LlamaFs,
+    pub service: S,
     /// Where answers go.
     pub inbox: Arc<Inbox>,
     /// Memory of entries may be given back: see [`super::keeps_pages`].
@@ -88,11 +87,11 @@ impl Pace {
     }
 }
 
-struct Queue {
+struct Queue<S> {
     // Dropped first.
     ring: IoUring<squeue::Entry128, cqueue::Entry>,
     entries: Entries,
-    served: Served,
+    served: Served<S>,
     /// For each entry the number under which it is given back.
     commit_ids: Vec<u64>,
     /// What has completed and was not looked at yet, in front of what the ring has.
@@ -104,7 +103,7 @@ struct Queue {
 }
 
 /// Serve until the mount is gone. `started` is told when the kernel has all entries, or why not.
-pub fn run(served: Served, started: &SyncSender<io::Result<()>>) -> io::Result<()> {
+pub fn run<S: Service>(served: Served<S>, started: &SyncSender<io::Result<()>>) -> io::Result<()> {
     stay_near(&served.queues);
     let ending = Ending(served.inbox.clone());
     let mut queue = match Queue::start(served) {
@@ -172,9 +171,9 @@ fn register(device: &File, queue: u16, vectors: *const [libc::iovec; 2]) -> sque
     entry
 }
 
-impl Queue {
+impl<S: Service> Queue<S> {
     /// Give all entries to the kernel.
-    fn start(served: Served) -> io::Result<Self> {
+    fn start(served: Served<S>) -> io::Result<Self> {
         let count = served.queues.len() * served.entries;
         let entries = Entries::new(count, served.data, served.lets_go)?;
         let depth = u32::try_from(count + 1).map_err(io::Error::other)?;
@@ -259,7 +258,7 @@ impl Queue {
         }
         let from = From::Queue(self.served.inbox.clone(), entry);
         match request {
-            Some((header, body)) => serve::serve(&self.served.fs, from, &header, body),
+            Some((header, body)) => self.served.service.serve(from, &header, body),
             None => {
                 log::error!("queue {}: the kernel sent a request that makes no sense", self.queue_of(entry));
                 Answer::to(from, commit_id).error(Errno::EIO);

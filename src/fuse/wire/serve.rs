@@ -4,7 +4,7 @@
 use super::super::nearby;
 use super::answer::{Answer, Fields, From};
 use super::body::{Body, Header};
-use super::tree;
+use super::{Service, tree};
 use crate::fs::types::{Attr, Errno, Ioctl, LockAsk, Opened, Read, SetAttr, SetTime, StatFs, Want, Write};
 use crate::fs::{Lent, LlamaFs};
 
@@ -69,18 +69,19 @@ const SET_MTIME: u32 = 1 << 5;
 const SET_ATIME_NOW: u32 = 1 << 7;
 const SET_MTIME_NOW: u32 = 1 << 8;
 
-/// Serve one request.
-pub fn serve(fs: &LlamaFs, from: From, header: &Header, body: Body<'_>) {
-    // Nobody waits for an answer to these.
-    match header.opcode {
-        OP_FORGET | OP_BATCH_FORGET | OP_INTERRUPT => {
-            if told(fs, header, body).is_none() {
-                log::error!("the kernel sent a request (code {}) that is too short", header.opcode);
+impl Service for LlamaFs {
+    fn serve(&self, from: From, header: &Header, body: Body<'_>) {
+        // Nobody waits for an answer to these.
+        match header.opcode {
+            OP_FORGET | OP_BATCH_FORGET | OP_INTERRUPT => {
+                if told(self, header, body).is_none() {
+                    log::error!("the kernel sent a request (code {}) that is too short", header.opcode);
+                }
             }
-        }
-        _ => {
-            if asked(fs, header, body, Answer::to(from, header.unique)).is_none() {
-                log::error!("the kernel sent a request (code {}) that is too short: EIO", header.opcode);
+            _ => {
+                if asked(self, header, body, Answer::to(from, header.unique)).is_none() {
+                    log::error!("the kernel sent a request (code {}) that is too short: EIO", header.opcode);
+                }
             }
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use super::*;
-use crate::fs::{FsSettings, NoPageCache};
+use crate::fs::{FsSettings, LlamaFs, NoPageCache};
 use crate::io::{Device, SimDevice};
 use crate::store::{FormatOptions, LogStructuredStore, StoreOptions};
 
@@ -95,7 +95,7 @@ fn whatever_comes_is_answered_exactly_once() {
     for unique in 0..REQUESTS {
         let (code, request) = numbers.request(unique);
         let (header, body) = Header::split(&request).unwrap();
-        serve::serve(&fs, From::Device(device.clone()), &header, body);
+        fs.serve(From::Device(device.clone()), &header, body);
         waiting += u64::from(!NOT_ANSWERED.contains(&code));
     }
     // Those who wait for a lock are let go with the mount.
@@ -125,7 +125,7 @@ fn a_session_ends_when_a_thread_of_a_queue_does() {
         panic!("on purpose: what a queue serves has a fault")
     });
     let queues = vec![Queue { inbox: inbox.clone(), thread: Some(thread) }];
-    let session = Session { fs: mounted(), devices: vec![Arc::new(File::from(ours))], queues, ends };
+    let session = Session { service: mounted(), devices: vec![Arc::new(File::from(ours))], queues, ends };
     let (sender, ended) = mpsc::channel();
     std::thread::spawn(move || sender.send(session.run()).unwrap());
     assert!(ended.recv_timeout(LIMIT).expect("nobody waits for the other threads").is_err());

@@ -1,0 +1,102 @@
+//! The file system that does nothing, with requests over io_uring: by the transport that llamafs has for that.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use llamafs::fs::types::{Attr, Errno, Kind};
+use llamafs::fuse::wire::{Answer, Body, Fields, From, Greeted, Header, Service, Session, Wish};
+
+use super::nullfs::{ATTR_VALID, NAME_VALID};
+
+// Requests, by their numbers in linux/fuse.h.
+const LOOKUP: u32 = 1;
+const FORGET: u32 = 2;
+const GETATTR: u32 = 3;
+const OPEN: u32 = 14;
+const READ: u32 = 15;
+const WRITE: u32 = 16;
+const RELEASE: u32 = 18;
+const FSYNC: u32 = 20;
+const FLUSH: u32 = 25;
+const CREATE: u32 = 35;
+const INTERRUPT: u32 = 36;
+const BATCH_FORGET: u32 = 42;
+
+/// What an open answers: past the page cache, and nothing to be told at a close.
+const DIRECT_IO: u32 = 1 << 0;
+const NOFLUSH: u32 = 1 << 5;
+const ROOT: u64 = 1;
+const FILE: u64 = 2;
+
+#[derive(Clone, Default)]
+struct Null {
+    size: Arc<AtomicU64>,
+}
+
+impl Null {
+    fn attr(&self, ino: u64) -> Attr {
+        let (kind, mode) = if ino == ROOT { (Kind::Directory, 0o755) } else { (Kind::File, 0o644) };
+        let size = self.size.load(Ordering::Relaxed);
+        Attr {
+            ino,
+            kind,
+            mode,
+            uid: 0,
+            gid: 0,
+            nlink: 1,
+            size,
+            blocks: size.div_ceil(512),
+            mtime_ns: 0,
+            ctime_ns: 0,
+            btime_ns: 0,
+            valid: ATTR_VALID,
+        }
+    }
+
+    fn entry(&self) -> Fields {
+        Fields::default().entry((FILE, NAME_VALID), &self.attr(FILE))
+    }
+
+    /// None: a request that is too short, which is answered with an error.
+    fn asked(&self, header: &Header, body: &mut Body<'_>, answer: Answer) -> Option<()> {
+        let opened = |fields: Fields| fields.u64(1).u32(DIRECT_IO | NOFLUSH).u32(0);
+        match header.opcode {
+            LOOKUP => answer.fields(self.entry()),
+            CREATE => answer.fields(opened(self.entry())),
+            OPEN => answer.fields(opened(Fields::default())),
+            GETATTR => answer.fields(Fields::default().valid_attr(&self.attr(header.node))),
+            READ => {
+                let (_handle, offset, len) = (body.u64()?, body.u64()?, body.u32()?);
+                let left = self.size.load(Ordering::Relaxed).saturating_sub(offset);
+                answer.data(vec![0; usize::try_from(left).unwrap_or(usize::MAX).min(len as usize)]);
+            }
+            WRITE => {
+                let (_handle, _offset, len) = (body.u64()?, body.u64()?, body.u32()?);
+                self.size.fetch_add(u64::from(len), Ordering::Relaxed);
+                answer.fields(Fields::default().u32(len).u32(0));
+            }
+            FSYNC | FLUSH | RELEASE => answer.ok(),
+            _ => answer.error(Errno(libc::ENOSYS)),
+        }
+        Some(())
+    }
+}
+
+impl Service for Null {
+    fn serve(&self, from: From, header: &Header, mut body: Body<'_>) {
+        if ![FORGET, BATCH_FORGET, INTERRUPT].contains(&header.opcode) {
+            self.asked(header, &mut body, Answer::to(from, header.unique));
+        }
+    }
+}
+
+/// Serves until it is unmounted.
+pub fn serve(device: OwnedFd, threads: usize) -> io::Result<()> {
+    let greeted = Greeted::greet(device, Wish { locks: false, uring: true })?;
+    if !greeted.by_uring() {
+        return Err(io::Error::other("the kernel sends no requests over io_uring"));
+    }
+    Session::start(&greeted, &Null::default(), threads)?.run()
+}
