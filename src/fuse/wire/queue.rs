@@ -346,14 +346,14 @@ impl<S: Service> Queue<S> {
             return self.enter(1);
         }
         self.enter(0)?;
-        let until = Instant::now() + AWAKE;
+        let until = self.pace.last + AWAKE;
         while self.ring.completion().is_empty() {
-            if Instant::now() >= until {
-                return self.enter(1);
-            }
             // Whoever else wants the processor goes first.
             std::thread::yield_now();
             self.look()?;
+            if self.ring.completion().is_empty() && Instant::now() >= until {
+                return self.enter(1);
+            }
         }
         Ok(())
     }
