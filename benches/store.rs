@@ -1,25 +1,26 @@
 //! How fast appends go: the ring alone onto an O_DIRECT file, and `LogStructuredStore::append` with frames, checksums
-//! and the catalog onto the same kind of file. `cargo bench --bench store`; a table on stdout.
-//!
-//! Each cell is the median of several runs with its spread. The file is written with zeros first and lies in the
-//! directory of LLAMAFS_BENCH_DIR (default: target).
+//! and the catalog onto the same kind of file. `cargo bench --bench store`. Of each row criterion tells the time of one append,
+//! with all threads together, and how many and how many bytes that makes a second; what is in memory still at the end is
+//! flushed within it. The file is written with zeros first and lies in the directory of LLAMAFS_BENCH_DIR (default: target).
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a benchmark may panic")]
+
+mod crowd;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, Weak};
-use std::time::Instant;
+use std::time::Duration;
 
+use crowd::{append_all, rows};
 use llamafs::io::{Access, Buffer, Device, QuikIO, SharedBuffer, open};
 use llamafs::ring::{FillInfo, FlushBufferRing, Placement, SealedFill, Stage, Why};
 use llamafs::store::{DEFAULT_BUFFER_SIZE, FormatOptions, LogStructuredStore, StoreOptions};
 
 const SIZES: [usize; 5] = [64, 256, 1024, 4096, 65536];
-const THREADS: [usize; 3] = [1, 2, 8];
-const RUNS: usize = 3;
-/// Bytes of the file, and of payload in a run.
+/// Bytes of the file, and of payload with its frames that fit into it.
 const FILE: u64 = 1 << 30;
-const PAYLOAD: usize = 512 << 20;
-const MAX_APPENDS: usize = 6_000_000;
+const PAYLOAD: u64 = 512 << 20;
+/// A frame around a payload, at most.
+const FRAME: u64 = 48;
 const BLOCK: usize = 4096;
 
 /// The least that writes a ring to a device: full buffers, one behind the other, round and round.
@@ -70,20 +71,7 @@ fn file(dir: &Path) -> PathBuf {
     path
 }
 
-/// Seconds that `threads` threads take for `count` calls of `append` in all, and for `finish`.
-fn timed(threads: usize, count: usize, append: &(dyn Fn(&[u8]) + Sync), size: usize, finish: &dyn Fn()) -> f64 {
-    let payload = vec![0x5a; size];
-    let start = Instant::now();
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| (0..count / threads).for_each(|_| append(&payload)));
-        }
-    });
-    finish();
-    start.elapsed().as_secs_f64()
-}
-
-fn ring_run(path: &Path, size: usize, threads: usize, count: usize) -> f64 {
+fn ring_run(path: &Path, size: usize, threads: usize, count: u64) -> Duration {
     let device: Arc<dyn Device> = Arc::new(open(path, Access::ReadWrite).unwrap());
     let buffers: Vec<SharedBuffer> =
         (0..4).map(|_| Buffer::new_aligned(DEFAULT_BUFFER_SIZE, BLOCK).unwrap().into()).collect();
@@ -108,12 +96,12 @@ fn ring_run(path: &Path, size: usize, threads: usize, count: usize) -> f64 {
     let append = |payload: &[u8]| {
         ring.append(payload).unwrap();
     };
-    let seconds = timed(threads, count, &append, size, &finish);
+    let took = append_all(threads, count, size, &append, &finish);
     io.close();
-    seconds
+    took
 }
 
-fn store_run(path: &Path, size: usize, threads: usize, count: usize) -> f64 {
+fn store_run(path: &Path, size: usize, threads: usize, count: u64) -> Duration {
     let device = || -> Arc<dyn Device> { Arc::new(open(path, Access::ReadWrite).unwrap()) };
     LogStructuredStore::format(device(), &FormatOptions::default(), &mut |_, _| {}).unwrap();
     let store = LogStructuredStore::open(device(), StoreOptions::default()).unwrap();
@@ -122,29 +110,24 @@ fn store_run(path: &Path, size: usize, threads: usize, count: usize) -> f64 {
     let append = |payload: &[u8]| {
         store.append(1, payload).unwrap();
     };
-    let seconds = timed(threads, count, &append, size, &finish);
+    let took = append_all(threads, count, size, &append, &finish);
     store.close().unwrap();
-    seconds
+    took
+}
+
+/// As many runs as it takes, each of no more appends than fit into the file.
+fn in_parts(size: usize, count: u64, run: impl Fn(u64) -> Duration) -> Duration {
+    let most = PAYLOAD / (size as u64 + FRAME);
+    let whole = (0..count / most).map(|_| run(most)).sum::<Duration>();
+    if count.is_multiple_of(most) { whole } else { whole + run(count % most) }
 }
 
 fn main() {
     let dir = std::env::var_os("LLAMAFS_BENCH_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
     let path = file(&dir);
-    println!("| what | bytes | threads | M appends/s | GB/s | spread |");
-    println!("|---|---|---|---|---|---|");
-    type Run = fn(&Path, usize, usize, usize) -> f64;
+    type Run = fn(&Path, usize, usize, u64) -> Duration;
     for (name, run) in [("ring onto a file", ring_run as Run), ("store.append", store_run as Run)] {
-        for size in SIZES {
-            for threads in THREADS {
-                let count = (PAYLOAD / (size + 48)).min(MAX_APPENDS) / threads * threads;
-                let mut rates: Vec<f64> = (0..RUNS).map(|_| count as f64 / run(&path, size, threads, count)).collect();
-                rates.sort_by(f64::total_cmp);
-                let median = rates[RUNS / 2];
-                let gb = median * size as f64 / 1e9;
-                let spread = (rates[RUNS - 1] - rates[0]) / median * 100.0;
-                println!("| {name} | {size} | {threads} | {:.3} | {gb:.2} | {spread:.0} % |", median / 1e6);
-            }
-        }
+        rows(name, &SIZES, |size, threads, count| in_parts(size, count, |part| run(&path, size, threads, part)));
     }
     std::fs::remove_file(path).unwrap();
 }
