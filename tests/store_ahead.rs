@@ -26,21 +26,30 @@ fn bytes(log: u32, from: u64, len: u64) -> Vec<u8> {
 
 /// A store with records of all sizes of two logs in turns, as another mount has left it; and the first log's id.
 fn written(record: impl Fn(u64) -> u64) -> (Arc<SimDevice>, u32) {
-    let device = Arc::new(SimDevice::new(128 * MIB, 1));
+    written_among(1, record, |_| true)
+}
+
+/// The same among so many others, each of which takes part in a turn or does not.
+fn written_among(
+    others: usize,
+    record: impl Fn(u64) -> u64,
+    takes_part: impl Fn(u64) -> bool,
+) -> (Arc<SimDevice>, u32) {
+    let device = Arc::new(SimDevice::new(256 * MIB, 1));
     let format = FormatOptions { segment_size: Some(8 << 20), now_ns: Some(1), ..FormatOptions::default() };
     LogStructuredStore::format(device.clone() as Arc<dyn Device>, &format, &mut |_, _| {}).unwrap();
     let store = open(&device);
-    let made = |name: &[u8]| {
-        let name = name.to_vec();
+    let made = |number: usize| {
+        let name = format!("log-{number}").into_bytes();
         let create = Change::Create { parent: ROOT_ID, name, kind: NodeKind::Log, mode: 0o644, uid: 0, gid: 0 };
         store.change_now(create).unwrap().node.id
     };
-    let logs = [made(b"read"), made(b"other")];
-    let (mut at, mut number) = ([0, 0], 0);
+    let logs: Vec<u32> = (0..=others).map(made).collect();
+    let (mut at, mut number) = (vec![0; logs.len()], 0);
     while at[0] < LEN {
-        for (which, log) in logs.into_iter().enumerate() {
+        for (which, log) in logs.iter().copied().enumerate() {
             let len = record(number).min(LEN - at[which]).max(1);
-            if at[which] < LEN {
+            if at[which] < LEN && (which == 0 || takes_part(number)) {
                 store.append(log, &bytes(log, at[which], len)).unwrap();
                 at[which] += len;
             }
@@ -128,6 +137,28 @@ fn who_reads_here_and_there_asks_the_device_once_and_pays_for_nothing_else() {
         assert!(each <= 160 << 10, "sizes {which}: {each} bytes for a read of 4 KiB");
         let reads = after.device_reads - before.device_reads;
         assert!(reads <= 120, "sizes {which}: {reads} reads of the device for 100");
+    }
+}
+
+#[test]
+fn among_many_logs_too_the_device_is_asked_hardly_more_than_once() {
+    // In turns, and of two of them a lot at a time.
+    let turns: [fn(u64) -> bool; 2] = [|_| true, |number| number % 4096 < 1024];
+    for (which, takes_part) in turns.into_iter().enumerate() {
+        let (device, log) = written_among(7, |_| 300, takes_part);
+        let store = open(&device);
+        let before = store.stats();
+        let mut at = 5 * MIB;
+        for _ in 0..100 {
+            at = (at * 31 + 7 * MIB + 1234) % (LEN - 4096);
+            assert!(store.read_now(log, at, 4096).unwrap() == bytes(log, at, 4096), "wrong bytes at {at}");
+            settle(&store);
+        }
+        let after = store.stats();
+        let reads = after.device_reads - before.device_reads;
+        assert!(reads <= [130, 200][which], "turns {which}: {reads} reads of the device for 100");
+        let each = (after.device_read_bytes - before.device_read_bytes) / 100;
+        assert!(each <= 400 << 10, "turns {which}: {each} bytes for a read of 4 KiB");
     }
 }
 

@@ -39,7 +39,7 @@ pub struct LogState {
     pub index: SparseIndex,
     /// Where recent reads ended: (offset, LSN of a frame at or below it), newest last.
     pub cursors: Vec<(u64, Lsn)>,
-    /// Bytes of the longest frames that reads have come to lately.
+    /// Bytes of the longest of the frames that reads have ended in lately.
     longest: u64,
     /// Ends of what was asked for last, newest last: who begins there goes on reading.
     asked: Vec<u64>,
@@ -121,11 +121,12 @@ impl LogState {
         Some((range, at, lsn))
     }
 
-    /// About where the frame with `offset` begins, if one that is known, for `at`, lies at `lsn`: other logs' frames are between
-    /// them as evenly as up to the next known place. As many bytes as the log has between them, at least.
+    /// About where `offset` lies, if a frame that is known, for `at`, lies at `lsn`: other logs' frames are between them as
+    /// evenly as up to the next known place. As many bytes as the log has between them, at least.
     pub fn about(&self, offset: u64, (at, lsn): (u64, Lsn), shape: &Shape) -> Lsn {
         let bytes = offset.saturating_sub(at);
-        let end = Some((self.entry.size, self.end_lsn));
+        // Its end may have been moved by what is no record of it; it has none so far behind its last point.
+        let end = Some((self.entry.size, self.end_lsn.min(lsn.saturating_add(self.index.reach()))));
         let same = |(_, next): &(u64, Lsn)| *next > lsn && shape.sequence(*next) == shape.sequence(lsn);
         let next = self.index.behind(offset).or(end).filter(same);
         let evenly = next.and_then(|(behind, next)| {
@@ -135,7 +136,7 @@ impl LogState {
         lsn.saturating_add(evenly.unwrap_or_default().max(bytes)).min(shape.segment_end(lsn))
     }
 
-    /// How long the next frame that a read comes to may well be.
+    /// How long the frame that the next read ends in may well be.
     pub fn longest(&self) -> u64 {
         self.longest
     }
@@ -154,7 +155,7 @@ impl LogState {
 
     /// A read walked to the frame at `lsn`, of `total` bytes, which starts at `offset`.
     pub fn remember(&mut self, offset: u64, lsn: Lsn, total: u64) {
-        self.longest = total.max(self.longest - self.longest / 16);
+        self.longest = total.max(self.longest - self.longest / 4);
         self.cursors.retain(|(at, _)| *at != offset);
         if self.cursors.len() >= CURSORS {
             self.cursors.remove(0);
@@ -317,11 +318,13 @@ mod tests {
         // As evenly as three bytes of the device for each of the log.
         assert_eq!(state.about(120_000, (70_000, first), &shape), first + (150 << 10));
         assert_eq!(state.about(70_000, (70_000, first), &shape), first);
-        // Behind the last point up to the log's end, if that is in the segment.
+        // Behind the last point up to the log's end, if that is in the segment; not further than where a point would be.
         (state.entry.size, state.end_lsn) = (270_000, second + 200_000);
         assert_eq!(state.about(220_000, (170_000, second), &shape), second + 100_000);
+        (state.entry.size, state.end_lsn) = (170_100, second + 300_000);
+        assert_eq!(state.about(170_050, (170_000, second), &shape), second + 131_072);
         state.end_lsn = 3 << 20;
-        assert_eq!(state.about(220_000, (170_000, second), &shape), second + 50_000);
+        assert_eq!(state.about(170_050, (170_000, second), &shape), second + 131_072);
         // Never behind the segment, whatever a checkpoint says.
         (state.entry.size, state.end_lsn) = (170_001, (2 << 20) - 1);
         assert_eq!(state.about(u64::MAX, (170_000, second), &shape), 2 << 20);

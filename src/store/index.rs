@@ -9,8 +9,10 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 
 use crate::format::{LogIndex, Lsn};
 
-/// First granularity, in bytes of log (and of LSN distance).
+/// First granularity, in bytes of log.
 pub const FIRST_GRANULARITY: u64 = 64 * 1024;
+/// A point is kept also for so many times that of LSN distance.
+const APART: u64 = 4;
 /// A log may always have this many points.
 const LEAST_POINTS: usize = 4;
 /// All logs may together have as many points as this many logs may have alone.
@@ -69,7 +71,7 @@ impl SparseIndex {
         let (last_offset, last_lsn) = last.unwrap_or(first);
         if offset <= last_offset
             || lsn <= last_lsn
-            || (offset - last_offset < self.granularity && lsn - last_lsn < self.granularity.saturating_mul(4))
+            || (offset - last_offset < self.granularity && lsn - last_lsn < self.reach())
         {
             return;
         }
@@ -108,6 +110,11 @@ impl SparseIndex {
     pub fn behind(&self, offset: u64) -> Option<(u64, Lsn)> {
         let above = self.points.partition_point(|(at, _)| *at <= offset);
         self.points.get(above).copied()
+    }
+
+    /// No frame of the log lies further behind its last point, or it would have one.
+    pub fn reach(&self) -> u64 {
+        self.granularity.saturating_mul(APART)
     }
 
     /// Points at offsets behind `from` and before `to`.

@@ -16,7 +16,7 @@ use crate::io::{Buffer, IoError, try_copy};
 pub const CHUNK: u64 = 1 << 20;
 /// Between two fillings lie a mark and padding: a chunk that begins with them must still hold the largest record.
 pub const MARKS: u64 = 64 << 10;
-/// By any other, beyond what was asked for: headers and other logs' small frames.
+/// By any other, beyond what was asked for, at first: headers and other logs' small frames.
 const SLACK: u64 = 8 << 10;
 /// Header of a long frame, in bytes of the log.
 const HEADER: u64 = FRAME_HEADER as u64;
@@ -39,9 +39,9 @@ pub(super) struct Job {
     room: Vec<u8>,
     /// Frame that is looked at next.
     pub lsn: Lsn,
-    /// About where the frame with what is wanted begins,
+    /// About where what is wanted ends,
     about: Lsn,
-    /// and what more of the log to read from there: the rest of its last frame.
+    /// and what more to read: the rest of its last frame. Twice as much each time.
     slack: u64,
     /// Offset behind the range that is being read; 0 before the first.
     pub range_end: u64,
@@ -140,7 +140,7 @@ impl LogStructuredStore {
         if self.shape.sequence(lsn) != self.shape.sequence(job.lsn) {
             (job.seed, job.need) = (None, 0);
         }
-        job.about = state.about(job.offset, (at, lsn), &self.shape);
+        job.about = state.about(job.end.min(range.end()), (at, lsn), &self.shape);
         job.slack = state.longest().max(SLACK);
         (job.lsn, job.range_end, job.segment) = (lsn, range.end(), self.shape.sequence(lsn));
         Next::Again
@@ -273,10 +273,11 @@ impl LogStructuredStore {
     fn ask_device(&self, mut job: Job) {
         let segment_end = self.shape.segment_end(job.lsn);
         let base = self.shape.block_down(job.lsn);
-        // What lies in between is read with what is wanted: a device takes longer for two reads than for one of both.
-        let between = job.about.saturating_sub(job.lsn);
+        // What lies in front is read with what is wanted: a device takes longer for two reads than for one of both.
+        let about = job.about.saturating_sub(job.lsn).max(job.end - job.offset);
         let most = CHUNK + MARKS;
-        let wanted = if job.sequential { most } else { (between + (job.end - job.offset) + job.slack).min(most) };
+        let wanted = if job.sequential { most } else { about.saturating_add(job.slack).min(most) };
+        job.slack = job.slack.saturating_mul(2);
         let end = self.shape.block_up(job.lsn + wanted.max(job.need).max(HEADER)).min(segment_end);
         // Not beyond what is written: there the device holds older bytes than the ring.
         let written = self.flusher.commit.written();

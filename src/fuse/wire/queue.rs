@@ -346,7 +346,7 @@ impl<S: Service> Queue<S> {
             return self.enter(1);
         }
         self.enter(0)?;
-        let until = self.pace.last + AWAKE;
+        let until = Instant::now() + AWAKE;
         while self.ring.completion().is_empty() {
             // Whoever else wants the processor goes first.
             std::thread::yield_now();
