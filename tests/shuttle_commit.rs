@@ -20,6 +20,8 @@ const SCHEDULES: usize = 400;
 /// A schedule that takes more steps hangs.
 const STEPS: usize = 2_000_000;
 const STACK: usize = 1 << 20;
+/// Reads of a log while it is written.
+const READS: usize = 12;
 /// Rounds of completions after which something hangs.
 const PATIENCE: u32 = 20_000;
 
@@ -49,8 +51,8 @@ fn disk() -> Arc<SimDevice> {
     Arc::new(SimDevice::from_bytes(bytes, 1))
 }
 
-fn open(device: &Arc<SimDevice>) -> Arc<LogStructuredStore> {
-    let options = StoreOptions { ring_size: 2, buffer_size: 16 << 10, ..StoreOptions::default() };
+fn open(device: &Arc<SimDevice>, ring_size: usize) -> Arc<LogStructuredStore> {
+    let options = StoreOptions { ring_size, buffer_size: 16 << 10, ..StoreOptions::default() };
     LogStructuredStore::open(device.clone() as Arc<dyn Device>, options).unwrap()
 }
 
@@ -92,11 +94,11 @@ fn append(store: &Arc<LogStructuredStore>, device: &Arc<SimDevice>, answers: &Sh
     store.append_later(LOG, record(key.0, key.1, len), AppendAt::End, done);
 }
 
-/// Take completions until `enough` says so.
-fn drive(store: &LogStructuredStore, enough: impl Fn() -> bool) {
+/// Take completions by `poll` until `enough` says so.
+fn drive(poll: impl Fn(), enough: impl Fn() -> bool) {
     let mut rounds = 0;
     while !enough() {
-        store.poll(false);
+        poll();
         thread::yield_now();
         rounds += 1;
         assert!(rounds < PATIENCE, "somebody is never answered");
@@ -123,10 +125,20 @@ fn check(answers: &Answers, len: usize) {
     }
 }
 
-/// `writers` threads append `each` records of `len` bytes, another thread takes completions, and `meanwhile` runs beside.
+/// `writers` threads append `each` records of `len` bytes, two others take completions, and `meanwhile` runs beside.
 fn load(writers: u32, each: u32, len: usize, fault: Option<(SimOp, u64)>, meanwhile: impl Fn(&LogStructuredStore)) {
+    load_ring(2, (writers, each, len), fault, meanwhile);
+}
+
+/// The same with so many buffers.
+fn load_ring(
+    ring_size: usize,
+    (writers, each, len): (u32, u32, usize),
+    fault: Option<(SimOp, u64)>,
+    meanwhile: impl Fn(&LogStructuredStore),
+) {
     let device = disk();
-    let store = open(&device);
+    let store = open(&device, ring_size);
     if let Some((op, nth)) = fault {
         device.inject(op, nth, 1, SimFault::Error(libc::EIO));
     }
@@ -142,17 +154,27 @@ fn load(writers: u32, each: u32, len: usize, fault: Option<(SimOp, u64)>, meanwh
         })
         .collect();
     let all = (writers * each) as usize;
-    let (driven, shared) = (store.clone(), answers.clone());
-    let owner = thread::spawn(move || {
-        drive(&driven, || {
-            let answers = shared.lock().unwrap();
-            let accepted = answers.accepted.values().filter(|result| result.is_ok()).count();
-            answers.accepted.len() == all && answers.synced.len() == accepted
-        });
+    let enough = move |shared: &Shared| {
+        let answers = shared.lock().unwrap();
+        let accepted = answers.accepted.values().filter(|result| result.is_ok()).count();
+        answers.accepted.len() == all && answers.synced.len() == accepted
+    };
+    let owners = [false, true].map(|beside| {
+        let (store, shared) = (store.clone(), answers.clone());
+        let poll = move || {
+            if beside {
+                store.poll_beside()
+            } else {
+                store.poll(false)
+            };
+        };
+        thread::spawn(move || drive(poll, || enough(&shared)))
     });
     meanwhile(&store);
     threads.into_iter().for_each(|thread| thread.join().unwrap());
-    owner.join().unwrap();
+    owners.into_iter().for_each(|owner| owner.join().unwrap());
+    // What a read asked for is there now.
+    while store.poll(false) > 0 {}
     check(&answers.lock().unwrap(), len);
     let answers = answers.lock().unwrap();
     if fault.is_none() {
@@ -163,7 +185,7 @@ fn load(writers: u32, each: u32, len: usize, fault: Option<(SimOp, u64)>, meanwh
         }
         assert_eq!(store.log(LOG).unwrap().size, u64::from(writers * each) * len as u64);
         store.close().unwrap();
-        let store = open(&Arc::new(SimDevice::from_bytes(&device.snapshot(), 1)));
+        let store = open(&Arc::new(SimDevice::from_bytes(&device.snapshot(), 1)), ring_size);
         assert!(store.stats().recovery.clean);
         assert_eq!(store.log(LOG).unwrap().size, u64::from(writers * each) * len as u64);
     } else {
@@ -184,6 +206,27 @@ fn every_fsync_is_answered_once_and_only_when_its_bytes_are_stable() {
 #[test]
 fn a_full_ring_takes_all_that_waits_in_order_as_it_empties() {
     explore(|| load(3, 3, 6000, None, |_| {}));
+}
+
+#[test]
+fn readers_find_all_that_is_there_while_fillings_land_on_several_threads() {
+    explore(|| {
+        let found = Arc::new(Mutex::new(Vec::new()));
+        let all = found.clone();
+        load_ring(3, (3, 4, 6000), None, move |store| {
+            for _ in 0..READS {
+                let (size, found) = (store.log(LOG).unwrap().size, found.clone());
+                let done = Box::new(move |read: Result<Vec<u8>, StoreError>| {
+                    found.lock().unwrap().push((size, read.map(|bytes| bytes.len() as u64)));
+                });
+                store.read(LOG, 0, size as usize, done);
+                thread::yield_now();
+            }
+        });
+        let all = all.lock().unwrap();
+        assert_eq!(all.len(), READS);
+        assert!(all.iter().all(|(size, read)| read == &Ok(*size)), "{all:?}");
+    });
 }
 
 #[test]

@@ -8,6 +8,7 @@ use super::inode::Node;
 use super::logs::Log;
 use super::types::{Errno, Reply, Write};
 use super::{Inner, LlamaFs};
+use crate::io::Commits;
 use crate::store::types::{AppendAt, Appended, AttrChange, StoreError};
 
 /// Bytes of a record that takes longer to copy than its writer takes to be answered.
@@ -95,6 +96,11 @@ impl LlamaFs {
             Ok(info) => log.set_mode(info.mode),
             Err(error) => log::warn!("cannot take the set-id bits off log {}: {error}", log.id),
         }
+    }
+
+    /// The calling thread is going to take the completions of the commits that it starts.
+    pub fn commits(&self) -> std::io::Result<Option<Commits>> {
+        self.inner.store.commits()
     }
 
     /// `fsync`, `fdatasync`: everything appended so far is made durable.

@@ -43,7 +43,7 @@ impl Default for Limits {
             user_handles: 262_144,
             max_handles: 1_048_576,
             control_files: 128,
-            read_memory: 16 << 20,
+            read_memory: 10 << 20,
             append_memory: 32 << 20,
         }
     }

@@ -4,6 +4,8 @@
 //! owns the memory until the completion of that very token was reaped; that is the whole of the safety contract.
 
 use std::io;
+use std::os::fd::RawFd;
+use std::sync::Arc;
 
 use super::buffer::SharedBuffer;
 
@@ -63,6 +65,21 @@ pub enum Request {
 unsafe impl Send for Request {}
 
 impl Request {
+    /// The same with its memory as memory only.
+    #[must_use]
+    pub fn unregistered(&self) -> Self {
+        let mut request = *self;
+        if let Self::Write { fixed, .. } | Self::Read { fixed, .. } = &mut request {
+            *fixed = None;
+        }
+        request
+    }
+
+    /// Somebody waits for it to be durable.
+    pub fn is_commit(&self) -> bool {
+        matches!(self, Self::Write { dsync: true, .. } | Self::Flush { .. })
+    }
+
     /// The token that its completion will carry.
     pub fn token(&self) -> u64 {
         match *self {
@@ -88,6 +105,21 @@ pub struct SubmitError {
     pub taken: usize,
     /// Why not more.
     pub errno: i32,
+}
+
+/// A way to the device for what one thread asks of it and waits for: its completions are its own.
+pub trait Lane: Send + Sync {
+    /// A descriptor that is readable when there are completions.
+    fn fd(&self) -> RawFd;
+
+    /// Hand over requests; by the thread that the lane is for.
+    ///
+    /// # Safety
+    /// As for [`Device::submit`].
+    unsafe fn submit(&self, requests: &[Request]) -> Result<(), SubmitError>;
+
+    /// Append completions to `out`; any thread.
+    fn take(&self, out: &mut Vec<Completion>) -> io::Result<()>;
 }
 
 /// A disk.
@@ -124,4 +156,9 @@ pub trait Device: Send + Sync {
 
     /// Make the present or the next `reap` with `wait` return.
     fn wake(&self);
+
+    /// A lane for the thread that calls; none: the device has no such thing.
+    fn lane(&self) -> io::Result<Option<Arc<dyn Lane>>> {
+        Ok(None)
+    }
 }

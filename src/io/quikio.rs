@@ -5,6 +5,7 @@
 //! retries, order of overlapping writes, the first failure that ends all writing) are in `state`, which knows neither
 //! device nor threads.
 
+mod commits;
 mod error;
 mod overlap;
 mod owner;
@@ -21,6 +22,8 @@ use std::time::Duration;
 
 use crate::sync::Mutex;
 
+pub use self::commits::Commits;
+use self::commits::Lanes;
 pub use self::error::{IoCounters, IoError};
 use self::owner::{Ownership, Turn};
 use self::state::{Core, Finished, Outcome, Work};
@@ -48,6 +51,7 @@ struct Inner {
     registered: Vec<(usize, u16)>,
     core: Mutex<Core>,
     owner: Ownership,
+    lanes: Lanes,
 }
 
 impl QuikIO {
@@ -73,7 +77,8 @@ impl QuikIO {
             }
         }
         let core = Mutex::new(Core::new(geometry, device.depth()));
-        let inner = Inner { device, geometry, registered: index, core, owner: Ownership::default() };
+        let (owner, lanes) = (Ownership::default(), Lanes::default());
+        let inner = Inner { device, geometry, registered: index, core, owner, lanes };
         Ok(Arc::new(QuikIO { inner: Arc::new(inner), thread: Mutex::new(None) }))
     }
 
@@ -122,6 +127,11 @@ impl QuikIO {
         }
     }
 
+    /// Take completions beside the owner, as threads with lanes do. For simulators.
+    pub fn poll_beside(&self) -> usize {
+        self.inner.poll(false)
+    }
+
     /// Start the completion thread; once is enough.
     pub fn start(self: &Arc<Self>) {
         let mut handle = self.thread.lock();
@@ -151,7 +161,7 @@ impl QuikIO {
         self.inner.device.wake();
         let handle = self.thread.lock().take();
         match handle {
-            Some(handle) if handle.thread().id() == thread::current().id() => {}
+            Some(handle) if handle.thread().id() == thread::current().id() => return,
             Some(handle) => {
                 if handle.join().is_err() {
                     log::error!("the completion thread panicked");
@@ -159,6 +169,7 @@ impl QuikIO {
             }
             None => self.inner.help_until(|| self.inner.core.lock().drained()),
         }
+        self.inner.end_lanes();
     }
 
     /// Write and wait.
@@ -284,7 +295,7 @@ impl Inner {
             // SAFETY: the core keeps each operation, and with it its buffer, until the completion of its token came
             // in; `check` has held range, alignment and capacity. A read's buffer is owned by the operation. That a
             // write's bytes do not change is the caller's duty (see `QuikIO::write`); `fixed` is its buffer's number.
-            let submitted = unsafe { self.device.submit(&requests) };
+            let submitted = unsafe { self.submit(&requests) };
             if let Err(error) = submitted {
                 log::error!("{}: {error}", self.device.describe());
                 let refused = requests.iter().skip(error.taken).map(|request| request.token());
@@ -315,6 +326,11 @@ impl Inner {
         if completions.is_empty() {
             return 0;
         }
+        self.completed(completions)
+    }
+
+    /// Take what the device says, and do what follows: the number of callbacks.
+    fn completed(&self, completions: Vec<Completion>) -> usize {
         let mut out = Outcome::default();
         {
             let mut core = self.core.lock();

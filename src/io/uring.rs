@@ -1,49 +1,24 @@
-//! The device behind an io_uring: one file, registered, opened O_DIRECT.
+//! The device behind an io_uring: one file, registered, opened O_DIRECT; and the ways to it of single threads.
 //!
-//! Any thread submits, under a mutex that is held for one io_uring_enter and never while somebody waits. The owner of
-//! completions sleeps in the kernel without it. QuikIO keeps at most [`DEPTH`] requests here, the completion queue is
-//! four times as long: it can't overflow.
+//! QuikIO keeps at most [`DEPTH`] requests here, a completion queue is four times as long: it can't overflow.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::time::Duration;
+use std::sync::Arc;
 
-use io_uring::types::{Fixed, FsyncFlags, SubmitArgs, Timespec};
-use io_uring::{EnterFlags, IoUring, Probe, opcode, squeue};
+use io_uring::{Probe, opcode};
 use parking_lot::Mutex;
 
 use super::buffer::SharedBuffer;
-use super::device::{Completion, Device, Geometry, Request, SubmitError};
-
-/// Requests with the device at one time.
-const DEPTH: u32 = 256;
-/// Entries of the completion queue: the requests, the wake-ups, and room to spare.
-const COMPLETIONS: u32 = 4 * DEPTH;
-/// Token of the NOP that ends a wait.
-const WAKE: u64 = u64::MAX;
-/// The registered file.
-const FILE: Fixed = Fixed(0);
-/// Longest sleep of the owner of completions, should a wake-up ever be refused by the kernel.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
-/// How often the kernel is asked again when it has no memory for a request, a millisecond apart.
-const MAX_BUSY: u32 = 10_000;
+use super::device::{Completion, Device, Geometry, Lane, Request, SubmitError};
+use super::request_ring::{DEPTH, RequestRing};
 
 /// An O_DIRECT file or block device.
 pub struct UringDevice {
     // Dropped first: the kernel lets go of the file and the buffers before they go.
-    ring: IoUring,
-    /// Held while the submission queue is filled and handed over.
-    submission: Mutex<()>,
-    /// Held by the owner of completions.
-    completion: Mutex<()>,
-    /// A wake-up is on its way.
-    waking: AtomicBool,
-    /// The errno with which io_uring_enter refused for good; 0: it did not. What then lies in the submission queue
-    /// must never be handed over: its memory may be gone.
-    broken: AtomicI32,
+    ring: RequestRing,
     registered: Mutex<Vec<SharedBuffer>>,
     file: File,
     path: PathBuf,
@@ -53,7 +28,7 @@ pub struct UringDevice {
 impl UringDevice {
     /// Drive `file`, which is open with O_DIRECT. The error is a sentence.
     pub(super) fn new(file: File, path: &Path, geometry: Geometry) -> Result<UringDevice, String> {
-        let ring = set_up().map_err(|error| explain_setup(&error))?;
+        let ring = RequestRing::new().map_err(|error| explain_setup(&error))?;
         let mut probe = Probe::new();
         ring.submitter().register_probe(&mut probe).map_err(|_| TOO_OLD.to_string())?;
         let needed = [
@@ -64,23 +39,11 @@ impl UringDevice {
             opcode::WriteFixed::CODE,
             opcode::Fsync::CODE,
         ];
-        if !ring.params().is_feature_nodrop() || needed.iter().any(|&code| !probe.is_supported(code)) {
+        if !ring.parameters().is_feature_nodrop() || needed.iter().any(|&code| !probe.is_supported(code)) {
             return Err(TOO_OLD.to_string());
         }
-        ring.submitter()
-            .register_files(&[file.as_raw_fd()])
-            .map_err(|error| format!("io_uring does not take the file: {error}"))?;
-        Ok(UringDevice {
-            ring,
-            submission: Mutex::new(()),
-            completion: Mutex::new(()),
-            waking: AtomicBool::new(false),
-            broken: AtomicI32::new(0),
-            registered: Mutex::new(Vec::new()),
-            file,
-            path: path.to_owned(),
-            geometry,
-        })
+        ring.register_file(&file).map_err(|error| format!("io_uring does not take the file: {error}"))?;
+        Ok(UringDevice { ring, registered: Mutex::new(Vec::new()), file, path: path.to_owned(), geometry })
     }
 
     /// The open file.
@@ -91,126 +54,6 @@ impl UringDevice {
     /// The path it was opened by.
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// Hand entries over. `Err`: how many the kernel has, and the errno for the rest, which it will never get.
-    ///
-    /// # Safety
-    /// As for [`Device::submit`].
-    unsafe fn enter(&self, entries: &[squeue::Entry]) -> Result<(), SubmitError> {
-        let _one_at_a_time = self.submission.lock();
-        let mut taken = 0;
-        for chunk in entries.chunks(DEPTH as usize) {
-            let errno = self.broken.load(Ordering::Relaxed);
-            if errno != 0 {
-                return Err(SubmitError { taken, errno });
-            }
-            {
-                // SAFETY: the mutex makes this the only view of the submission queue; it ends with this block.
-                let mut queue = unsafe { self.ring.submission_shared() };
-                // SAFETY: the caller keeps the memory of each entry until its completion is reaped.
-                if unsafe { queue.push_multiple(chunk) }.is_err() {
-                    // The queue is empty whenever the mutex is free, and no chunk is longer than the queue.
-                    return Err(SubmitError { taken, errno: libc::EBUSY });
-                }
-            }
-            taken += self.hand_over(chunk.len()).map_err(|(part, errno)| {
-                self.broken.store(errno, Ordering::Relaxed);
-                SubmitError { taken: taken + part, errno }
-            })?;
-        }
-        Ok(())
-    }
-
-    /// io_uring_enter until the submission queue is empty.
-    fn hand_over(&self, count: usize) -> Result<usize, (usize, i32)> {
-        let mut taken = 0;
-        let mut busy = 0;
-        while taken < count {
-            // SAFETY: plain submission of what was pushed; no argument is passed.
-            let entered = unsafe { self.ring.submitter().enter::<libc::sigset_t>((count - taken) as u32, 0, 0, None) };
-            match entered.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO)) {
-                Ok(part) if part > 0 => taken += part,
-                Err(libc::EINTR) => {}
-                // The kernel has no memory for a request just now.
-                Ok(_) | Err(libc::EAGAIN | libc::EBUSY | libc::ENOMEM) if busy < MAX_BUSY => {
-                    busy += 1;
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                Ok(_) => return Err((taken, libc::EAGAIN)),
-                Err(errno) => return Err((taken, errno)),
-            }
-        }
-        Ok(taken)
-    }
-
-    /// Sleep until there is a completion.
-    fn wait(&self) -> io::Result<()> {
-        let submitter = self.ring.submitter();
-        let patience = Timespec::from(LONGEST_WAIT);
-        let entered = if self.ring.params().is_feature_ext_arg() {
-            let flags = (EnterFlags::GETEVENTS | EnterFlags::EXT_ARG).bits();
-            let args = SubmitArgs::new().timespec(&patience);
-            // SAFETY: nothing is submitted; the argument lives until the call returns, and the flags say its kind.
-            unsafe { submitter.enter(0, 1, flags, Some(&args)) }
-        } else {
-            // SAFETY: nothing is submitted and no argument is passed.
-            unsafe { submitter.enter::<libc::sigset_t>(0, 1, EnterFlags::GETEVENTS.bits(), None) }
-        };
-        match entered {
-            Err(error) if !matches!(error.raw_os_error(), Some(libc::EINTR | libc::ETIME)) => Err(error),
-            _ => Ok(()),
-        }
-    }
-
-    /// Move what has completed to `out`; true if there was anything, a wake-up included.
-    fn take(&self, out: &mut Vec<Completion>) -> bool {
-        // SAFETY: `reap` holds the completion mutex: this is the only view of the completion queue.
-        let queue = unsafe { self.ring.completion_shared() };
-        let mut any = false;
-        for entry in queue {
-            any = true;
-            if entry.user_data() == WAKE {
-                // A swap, so that what the waker did before it found the flag set is seen from here on.
-                self.waking.swap(false, Ordering::AcqRel);
-                continue;
-            }
-            let result = u32::try_from(entry.result()).map_err(|_| entry.result().saturating_neg());
-            out.push(Completion { token: entry.user_data(), result });
-        }
-        any
-    }
-}
-
-/// A ring whose completions do not interrupt a thread that is busy with something else, if the kernel knows such (Linux
-/// 5.19): the thread takes them when it next calls the kernel, and is woken if it sleeps there.
-fn set_up() -> io::Result<IoUring> {
-    match IoUring::builder().setup_cqsize(COMPLETIONS).setup_coop_taskrun().build(DEPTH) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            IoUring::builder().setup_cqsize(COMPLETIONS).build(DEPTH)
-        }
-        ring => ring,
-    }
-}
-
-fn entry(request: &Request) -> squeue::Entry {
-    match *request {
-        Request::Write { token, offset, ptr, len, dsync, fixed } => {
-            let flags = if dsync { libc::RWF_DSYNC } else { 0 };
-            match fixed {
-                Some(index) => {
-                    opcode::WriteFixed::new(FILE, ptr, len, index).offset(offset).rw_flags(flags as _).build()
-                }
-                None => opcode::Write::new(FILE, ptr, len).offset(offset).rw_flags(flags as _).build(),
-            }
-            .user_data(token)
-        }
-        Request::Read { token, offset, ptr, len, fixed } => match fixed {
-            Some(index) => opcode::ReadFixed::new(FILE, ptr, len, index).offset(offset).build(),
-            None => opcode::Read::new(FILE, ptr, len).offset(offset).build(),
-        }
-        .user_data(token),
-        Request::Flush { token } => opcode::Fsync::new(FILE).flags(FsyncFlags::DATASYNC).build().user_data(token),
     }
 }
 
@@ -248,41 +91,49 @@ impl Device for UringDevice {
     }
 
     unsafe fn submit(&self, requests: &[Request]) -> Result<(), SubmitError> {
-        let entries: Vec<squeue::Entry> = requests.iter().map(entry).collect();
         // SAFETY: promised by the caller.
-        unsafe { self.enter(&entries) }
+        unsafe { self.ring.submit(requests.iter().copied()) }
     }
 
     fn reap(&self, out: &mut Vec<Completion>, wait: bool) -> io::Result<()> {
-        let _owner = self.completion.lock();
-        if self.take(out) || !wait {
-            return Ok(());
-        }
-        self.wait()?;
-        self.take(out);
-        Ok(())
+        self.ring.reap(out, wait)
     }
 
     fn wake(&self) {
-        if self.waking.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let nop = opcode::Nop::new().build().user_data(WAKE);
-        // SAFETY: a NOP has no memory.
-        if let Err(error) = unsafe { self.enter(&[nop]) } {
-            self.waking.store(false, Ordering::Release);
+        if let Err(error) = self.ring.wake() {
             log::warn!("{}: can't wake the owner of completions: {error}", self.describe());
         }
+    }
+
+    fn lane(&self) -> io::Result<Option<Arc<dyn Lane>>> {
+        let ring = RequestRing::new()?;
+        ring.register_file(&self.file)?;
+        Ok(Some(Arc::new(UringLane { ring })))
+    }
+}
+
+/// A ring of its own for one thread. It knows no registered buffers.
+struct UringLane {
+    ring: RequestRing,
+}
+
+impl Lane for UringLane {
+    fn fd(&self) -> RawFd {
+        self.ring.fd()
+    }
+
+    unsafe fn submit(&self, requests: &[Request]) -> Result<(), SubmitError> {
+        // SAFETY: promised by the caller.
+        unsafe { self.ring.submit(requests.iter().map(Request::unregistered)) }
+    }
+
+    fn take(&self, out: &mut Vec<Completion>) -> io::Result<()> {
+        self.ring.reap(out, false)
     }
 }
 
 impl Drop for UringDevice {
     fn drop(&mut self) {
-        // The kernel takes a ring down later, in its own time; until then it would hold the file, and with it the
-        // lock: whoever opens the device next would find it busy.
-        if let Err(error) = self.ring.submitter().unregister_files() {
-            log::warn!("{}: io_uring does not let go of the file: {error}", self.describe());
-        }
         // A request that has just completed may hold the file a moment longer; the lock need not last as long.
         // SAFETY: flock takes no memory.
         unsafe { libc::flock(self.file.as_raw_fd(), libc::LOCK_UN) };

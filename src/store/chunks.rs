@@ -13,7 +13,7 @@ use crate::format::{FrameSeed, Lsn};
 use crate::io::Buffer;
 
 /// Chunks kept, at most; a chunk is at most a read of [`super::read::CHUNK`] and one largest frame.
-const KEPT: usize = 8;
+const KEPT: usize = 7;
 /// Buffers kept for the next reads.
 const SPARE: usize = 2;
 

@@ -34,6 +34,8 @@ struct Dispatch {
 struct Written {
     fills: BTreeMap<u64, FillInfo>,
     next: u64,
+    /// A thread gives them back to the ring, and takes what others put in meanwhile.
+    recycling: bool,
 }
 
 /// What a request said that ended while it was being given in.
@@ -263,28 +265,31 @@ impl Flusher {
         let action = self.commit.landed(fill.number, result.map_err(|error| self.fail(&error)));
         // A filling whose write failed is never recycled: its bytes stay readable from the ring.
         if written && let Some(ring) = self.ring.get().and_then(Weak::upgrade) {
-            let fills = self.in_order(fill);
-            fills.iter().for_each(|fill| ring.recycle(fill));
-            if !fills.is_empty() {
-                self.act(self.commit.recycled());
-            }
+            self.recycle_in_order(&ring, fill);
         }
         self.act(action);
     }
 
-    /// The fillings that can be recycled now that `fill` is written. Writes end in any order, but readers go from the
-    /// device to the ring at one place in the log: so fillings leave the ring as the written LSN passes them.
-    fn in_order(&self, fill: &FillInfo) -> Vec<FillInfo> {
+    /// Recycle the fillings that can be now that `fill` is written. Writes end in any order and on any thread, but readers
+    /// go from the device to the ring at one place in the log: so fillings leave the ring as the written LSN passes them,
+    /// one after the other.
+    fn recycle_in_order(&self, ring: &Ring, fill: &FillInfo) {
         let mut written = self.written.lock();
         written.fills.insert(fill.number, *fill);
-        let mut ready = Vec::new();
-        let mut next = written.next;
-        while let Some(fill) = written.fills.remove(&next) {
-            ready.push(fill);
-            next += 1;
+        if std::mem::replace(&mut written.recycling, true) {
+            return;
         }
-        written.next = next;
-        ready
+        loop {
+            let next = written.next;
+            let Some(fill) = written.fills.remove(&next) else { break };
+            written.next += 1;
+            // Without the lock: room in the ring lets in appends that wait for it, and theirs may end at once.
+            drop(written);
+            ring.recycle(&fill);
+            self.act(self.commit.recycled());
+            written = self.written.lock();
+        }
+        written.recycling = false;
     }
 }
 

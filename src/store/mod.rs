@@ -87,7 +87,7 @@ pub use types::{
 };
 
 use crate::format::{FrameSeed, Superblock};
-use crate::io::QuikIO;
+use crate::io::{Commits, QuikIO};
 
 /// What the last checkpoint and superblock said.
 struct Checkpointing {
@@ -156,9 +156,19 @@ impl LogStructuredStore {
         }
     }
 
+    /// The calling thread is going to take the completions of its commits, if the device can do that; see [`Commits`].
+    pub fn commits(&self) -> std::io::Result<Option<Commits>> {
+        self.io.commits()
+    }
+
     /// Take completions on this thread; with `wait`, sleep until there is one. For a store that was not started.
     pub fn poll(&self, wait: bool) -> usize {
         self.io.poll(wait)
+    }
+
+    /// Take completions beside who polls, as threads that commit by themselves do. For simulators.
+    pub fn poll_beside(&self) -> usize {
+        self.io.poll_beside()
     }
 
     /// Largest record, in bytes.

@@ -25,12 +25,14 @@ use super::answer::{Answer, From};
 use super::entries::Entries;
 use super::inbox::{Inbox, Ready};
 use crate::fs::types::Errno;
+use crate::io::Commits;
 
 /// Commands: take this entry; here is an entry's answer, and the entry.
 const REGISTER: u32 = 1;
 const COMMIT_AND_FETCH: u32 = 2;
-/// Token of the bell of the inbox; of any other command it is the entry.
+/// Tokens of the bell of the inbox, and of what this thread commits; of any other command it is the entry.
 const BELL: u64 = u64::MAX;
+const COMMITS: u64 = u64::MAX - 1;
 /// Where the length lies in an entry of io_uring's submission queue.
 const SQE_LEN: usize = 24;
 /// A thread with less time than this between requests stays awake,
@@ -99,6 +101,10 @@ struct Queue<S> {
     /// Commands that the kernel has, the bell's apart.
     with_kernel: usize,
     bell: Box<[u8; 8]>,
+    /// What this thread commits: it is woken by the device, and not by another thread that was.
+    commits: Option<Commits>,
+    /// The kernel is to tell when there is something of it.
+    told_of_commits: bool,
     pace: Pace,
 }
 
@@ -176,12 +182,18 @@ impl<S: Service> Queue<S> {
     fn start(served: Served<S>) -> io::Result<Self> {
         let count = served.queues.len() * served.entries;
         let entries = Entries::new(count, served.data, served.lets_go)?;
-        let depth = u32::try_from(count + 1).map_err(io::Error::other)?;
+        let commits = served.service.commits().unwrap_or_else(|error| {
+            log::warn!("a thread does not take the completions of its commits: {error}");
+            None
+        });
+        let depth = u32::try_from(count + 2).map_err(io::Error::other)?;
         let ring = IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(depth)?;
         let bell = Box::new([0; 8]);
         let pace = Pace::new(served.alone);
         let (commit_ids, came) = (vec![0; count], VecDeque::new());
-        let mut queue = Self { ring, entries, served, commit_ids, came, with_kernel: 0, bell, pace };
+        let (with_kernel, told_of_commits) = (0, false);
+        let mut queue =
+            Self { ring, entries, served, commit_ids, came, with_kernel, bell, commits, told_of_commits, pace };
         for entry in 0..u32::try_from(count).unwrap_or(u32::MAX) {
             let vectors = queue.entries.vectors(entry).ok_or(io::ErrorKind::InvalidInput)?;
             let command = register(&queue.served.device, queue.queue_of(entry), vectors);
@@ -338,6 +350,7 @@ impl<S: Service> Queue<S> {
 
     /// Hand over what is queued, and wait for a request or the bell: awake at first, if there is much to do.
     fn wait(&mut self) -> io::Result<()> {
+        self.watch_commits()?;
         if !self.came.is_empty() {
             self.enter(0)?;
             return self.look();
@@ -356,6 +369,16 @@ impl<S: Service> Queue<S> {
             }
         }
         Ok(())
+    }
+
+    /// Be woken when one of this thread's commits has completed, if any is under way.
+    fn watch_commits(&mut self) -> io::Result<()> {
+        let Some(commits) = self.commits.as_ref().filter(|commits| !self.told_of_commits && commits.any()) else {
+            return Ok(());
+        };
+        let readable = opcode::PollAdd::new(Fd(commits.fd()), libc::POLLIN as u32).build().user_data(COMMITS);
+        self.told_of_commits = true;
+        self.queue_up(&readable.into())
     }
 
     /// Have the kernel show what has completed: without being asked it does so only for a thread that waits.
@@ -382,8 +405,15 @@ impl<S: Service> Queue<S> {
         self.came.pop_front().or_else(|| self.ring.completion().next())
     }
 
-    /// The entry that is ours again; none: it is the bell.
+    /// The entry that is ours again; none: it is the bell, or a commit.
     fn completed(&mut self, done: &cqueue::Entry) -> Option<u32> {
+        if done.user_data() == COMMITS {
+            self.told_of_commits = false;
+            if let Some(commits) = &self.commits {
+                commits.take();
+            }
+            return None;
+        }
         if done.user_data() != BELL {
             self.with_kernel = self.with_kernel.saturating_sub(1);
             return u32::try_from(done.user_data()).ok();

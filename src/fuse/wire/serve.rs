@@ -7,6 +7,7 @@ use super::body::{Body, Header};
 use super::{Service, tree};
 use crate::fs::types::{Attr, Errno, Ioctl, LockAsk, Opened, Read, SetAttr, SetTime, StatFs, Want, Write};
 use crate::fs::{Lent, LlamaFs};
+use crate::io::Commits;
 
 const OP_LOOKUP: u32 = 1;
 const OP_FORGET: u32 = 2;
@@ -70,6 +71,10 @@ const SET_ATIME_NOW: u32 = 1 << 7;
 const SET_MTIME_NOW: u32 = 1 << 8;
 
 impl Service for LlamaFs {
+    fn commits(&self) -> std::io::Result<Option<Commits>> {
+        Self::commits(self)
+    }
+
     fn serve(&self, from: From, header: &Header, body: Body<'_>) {
         // Nobody waits for an answer to these.
         match header.opcode {
