@@ -87,7 +87,7 @@ bench-quick:
 bench-floor:
 	$(CARGO) bench --locked --bench compare -- floor
 
-# Tables on stdout, without a mount: the ring in memory, the ring onto a file, LogStructuredStore::append.
+# Without a mount, by criterion: the ring in memory, the ring onto a file, LogStructuredStore::append.
 bench-memory:
 	$(CARGO) bench --locked --bench ring
 	$(CARGO) bench --locked --bench store

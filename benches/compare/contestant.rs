@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::device::call;
 use super::nullfs::{NULLFS, URING};
+use super::rows::{Kind, Row};
 
 /// The program under test, built with this benchmark.
 pub const LLAMAFS: &str = env!("CARGO_BIN_EXE_llamafs");
@@ -28,7 +29,9 @@ pub enum Contestant {
     Raw,
     /// The device through fio: our own loop may be a weak rival.
     Fio,
-    /// The same without any flush.
+    /// Our own loop with one flush, at the end.
+    RawUnflushed,
+    /// fio without any flush.
     Unflushed,
     /// The do-nothing file system.
     Null,
@@ -44,6 +47,7 @@ impl Contestant {
             Self::Xfs => "xfs",
             Self::Raw => "raw io_uring",
             Self::Fio => "raw fio",
+            Self::RawUnflushed => "raw io_uring, no flush",
             Self::Unflushed => "raw fio, no flush",
             Self::Null => "do-nothing FUSE",
             Self::NullUring => "do-nothing FUSE over io_uring",
@@ -61,9 +65,20 @@ impl Contestant {
             Self::Raw | Self::Fio => {
                 "no files, no names, no lengths, no checksums: the writer must know where the end is"
             }
-            Self::Unflushed => "the same, and nothing is ever flushed: a power failure may take all of it",
+            Self::RawUnflushed | Self::Unflushed => {
+                "the same, and nothing is flushed while the clock runs: a power failure may take all of it"
+            }
             Self::Null => "keeps no byte at all; its requests come by /dev/fuse",
             Self::NullUring => "keeps no byte at all",
+        }
+    }
+
+    /// A program that it needs for one row: to make a file take appends only, or to end as by a crash.
+    pub fn tool_for(self, row: &Row) -> Option<&'static str> {
+        match (self, row.kind) {
+            (Self::Ext4 | Self::Xfs, Kind::Crash { .. }) => Some("xfs_io"),
+            (Self::Ext4 | Self::Xfs, _) if row.append_only => Some("chattr"),
+            _ => None,
         }
     }
 
@@ -73,7 +88,7 @@ impl Contestant {
             Self::Ext4 => Some("mkfs.ext4"),
             Self::Xfs => Some("mkfs.xfs"),
             Self::Fio | Self::Unflushed => Some("fio"),
-            Self::Llamafs | Self::Raw | Self::Null | Self::NullUring => None,
+            Self::Llamafs | Self::Raw | Self::RawUnflushed | Self::Null | Self::NullUring => None,
         }
     }
 }
@@ -99,7 +114,7 @@ pub fn format(who: Contestant, device: &Path) -> Result<(), String> {
             call("mkfs.ext4", &["-q", "-F", "-E", how, &device]).map(drop)
         }
         Contestant::Xfs => call("mkfs.xfs", &["-q", "-f", "-K", &device]).map(drop),
-        Contestant::Raw | Contestant::Fio | Contestant::Unflushed | Contestant::Null | Contestant::NullUring => Ok(()),
+        _ => Ok(()),
     }
 }
 
@@ -135,7 +150,7 @@ impl Mounted {
             }
             Contestant::Null => mounted.server = Some(serve_nothing(point, None)?),
             Contestant::NullUring => mounted.server = Some(serve_nothing(point, Some(URING))?),
-            Contestant::Raw | Contestant::Fio | Contestant::Unflushed => mounted.done = true,
+            Contestant::Raw | Contestant::RawUnflushed | Contestant::Fio | Contestant::Unflushed => mounted.done = true,
         }
         Ok(mounted)
     }

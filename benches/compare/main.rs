@@ -130,6 +130,10 @@ fn measure(rows: &[Row], rounds: usize, seconds: f64, most_mib: u64) -> Result<R
                 if absent.contains(&who) {
                     continue;
                 }
+                if let Some(tool) = who.tool_for(row).filter(|tool| !device::is_installed(tool)) {
+                    eprintln!("{}: {} is left out: {tool} is not installed", row.id, who.name());
+                    continue;
+                }
                 if stop.load(Ordering::Relaxed) {
                     return Err("stopped: nothing is kept".into());
                 }

@@ -77,8 +77,9 @@ impl Place<'_> {
             Kind::Timed { record, processes, one_file, durable } => {
                 let until = Until::Seconds(self.seconds);
                 vec![match who {
-                    Contestant::Raw => {
-                        let work = Work::RawWrite { record: record.max(RAW_BLOCK), dsync: true, depth: 1 };
+                    Contestant::Raw | Contestant::RawUnflushed => {
+                        let dsync = who == Contestant::Raw;
+                        let work = Work::RawWrite { record: record.max(RAW_BLOCK), dsync, depth: 1 };
                         trial.run(row.id, &mounted, &[self.job(device.into(), work, until, 0)])?
                     }
                     Contestant::Fio => trial.fio(row.id, record.max(RAW_BLOCK), 1, false, &["--sync=dsync"], until)?,

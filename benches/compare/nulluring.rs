@@ -1,4 +1,5 @@
-//! The file system that does nothing, with requests over io_uring: by the transport that llamafs has for that.
+//! The file system that does nothing, with requests over io_uring: by the transport that llamafs has for that. What it answers
+//! to a read it has to fill with zeros first.
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -1,6 +1,6 @@
 //! Bar charts as SVG, written by hand: no library is needed for rectangles and words.
 
-use super::contestant::Contestant::{self, Ext4, Fio, Llamafs, Null, NullUring, Raw, Unflushed, Xfs};
+use super::contestant::Contestant::{self, Ext4, Fio, Llamafs, Null, NullUring, Raw, RawUnflushed, Unflushed, Xfs};
 use super::results::Results;
 use super::rows::{Figure, TARGETS};
 use super::table::{EVERYBODY, ids, rate_of, title};
@@ -43,7 +43,7 @@ fn color(who: Contestant) -> &'static str {
         Xfs => "#15aabf",
         Raw => "#868e96",
         Fio => "#adb5bd",
-        Unflushed => "#dee2e6",
+        Unflushed | RawUnflushed => "#dee2e6",
         Null => "#5c940d",
         NullUring => "#94d82d",
     }

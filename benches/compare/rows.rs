@@ -1,6 +1,6 @@
 //! What is measured: each row is one kind of work, done by each of its contestants.
 
-use super::contestant::Contestant::{self, Ext4, Fio, Llamafs, Null, NullUring, Raw, Unflushed, Xfs};
+use super::contestant::Contestant::{self, Ext4, Fio, Llamafs, Null, NullUring, Raw, RawUnflushed, Unflushed, Xfs};
 use super::contestant::SYNC;
 use super::job::Durable;
 
@@ -63,7 +63,12 @@ pub fn rows() -> Vec<Row> {
     vec![
         Row {
             quick: true,
-            ..row("sync-1", "100 B + fdatasync, 1 process", SYNCED(1, true), &[Llamafs, Ext4, Xfs, Raw, Fio, Unflushed])
+            ..row(
+                "sync-1",
+                "100 B + fdatasync, 1 process",
+                SYNCED(1, true),
+                &[Llamafs, Ext4, Xfs, Raw, Fio, RawUnflushed, Unflushed],
+            )
         },
         Row {
             quick: true,
@@ -74,7 +79,10 @@ pub fn rows() -> Vec<Row> {
             quick: true,
             ..row("sync-8-one", "100 B + fdatasync, 8 processes on one file", SYNCED(8, true), &[Llamafs, Ext4, Xfs])
         },
-        row("sync-32", "100 B + fdatasync, 32 processes, one file each", SYNCED(32, false), &[Llamafs, Ext4, Xfs]),
+        Row {
+            quick: true,
+            ..row("sync-32", "100 B + fdatasync, 32 processes, one file each", SYNCED(32, false), &[Llamafs, Ext4, Xfs])
+        },
         Row {
             quick: true,
             ..row(
@@ -84,15 +92,23 @@ pub fn rows() -> Vec<Row> {
                 &[Llamafs, Ext4, Xfs, Raw, Fio, Unflushed, Null, NullUring],
             )
         },
-        row(
-            "bulk-64k",
-            "64 KiB appends, fsync at the end",
-            Kind::Bulk { record: 64 << 10, mebibytes: BULK_MIB },
-            &[Llamafs, Ext4, Xfs, Null, NullUring],
-        ),
         Row {
             quick: true,
-            ..row("unsynced-100", "100 B unsynced, 1 process", single(100, Durable::Never), &[Llamafs, Null, NullUring])
+            ..row(
+                "bulk-64k",
+                "64 KiB appends, fsync at the end",
+                Kind::Bulk { record: 64 << 10, mebibytes: BULK_MIB },
+                &[Llamafs, Ext4, Xfs, Null, NullUring],
+            )
+        },
+        Row {
+            quick: true,
+            ..row(
+                "unsynced-100",
+                "100 B unsynced, 1 process",
+                single(100, Durable::Never),
+                &[Llamafs, Ext4, Xfs, Null, NullUring],
+            )
         },
         // On the same transport as the first of these.
         Row {
@@ -108,20 +124,37 @@ pub fn rows() -> Vec<Row> {
             "unsynced-4k",
             "4 KiB appends, fsync at the end",
             Kind::Bulk { record: 4096, mebibytes: SMALL_MIB },
-            &[Llamafs, Null, NullUring],
+            &[Llamafs, Ext4, Xfs, Null, NullUring],
         ),
-        row(
-            "read",
-            "sequential read",
-            Kind::Read { mebibytes: BULK_MIB },
-            &[Llamafs, Ext4, Xfs, Raw, Fio, Null, NullUring],
-        ),
+        Row {
+            quick: true,
+            ..row(
+                "read",
+                "sequential read",
+                Kind::Read { mebibytes: BULK_MIB },
+                &[Llamafs, Ext4, Xfs, Raw, Fio, Null, NullUring],
+            )
+        },
         row("sync-1-4k", "4 KiB + fdatasync, 1 process", single(4096, Durable::Each), &[Llamafs, Ext4, Xfs]),
         row("dsync-1", "100 B with O_DSYNC, 1 process", single(100, Durable::Dsync), &[Llamafs, Ext4, Xfs]),
         row("sync-1-1k", "1 KiB + fdatasync, 1 process", single(1024, Durable::Each), &[Llamafs, Ext4, Xfs]),
         row("sync-1-64k", "64 KiB + fdatasync, 1 process", single(64 << 10, Durable::Each), &[Llamafs, Ext4, Xfs]),
         row("sync-1-1m", "1 MiB + fdatasync, 1 process", single(MIB, Durable::Each), &[Llamafs, Ext4, Xfs, Raw, Fio]),
         row("sync-2", "100 B + fdatasync, 2 processes, one file each", SYNCED(2, false), &[Llamafs, Ext4, Xfs]),
+        Row {
+            options: "parallel",
+            ..row("sync-2-one", "100 B + fdatasync, 2 processes on one file", SYNCED(2, true), &[Llamafs, Ext4, Xfs])
+        },
+        Row {
+            options: "parallel",
+            ..row("sync-32-one", "100 B + fdatasync, 32 processes on one file", SYNCED(32, true), &[Llamafs, Ext4, Xfs])
+        },
+        row(
+            "sync-8-one-plain",
+            "100 B + fdatasync, 8 processes on one file, default options",
+            SYNCED(8, true),
+            &[Llamafs, Ext4, Xfs],
+        ),
         Row {
             options: SYNC,
             ..row(

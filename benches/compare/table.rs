@@ -1,12 +1,12 @@
 //! The tables of docs/performance.md, from the raw data.
 
-use super::contestant::Contestant::{self, Ext4, Fio, Llamafs, Null, NullUring, Raw, Unflushed, Xfs};
+use super::contestant::Contestant::{self, Ext4, Fio, Llamafs, Null, NullUring, Raw, RawUnflushed, Unflushed, Xfs};
 use super::measure::Sample;
 use super::results::{Results, Spread};
 use super::rows::{ANYWHERE, COLD, Figure, Kind, MEMORY_MIB, Row, SPACE, TARGETS, Target, WARM, rows};
 
 const MEBI: f64 = 1_048_576.0;
-pub const EVERYBODY: [Contestant; 8] = [Llamafs, Ext4, Xfs, Raw, Fio, Unflushed, Null, NullUring];
+pub const EVERYBODY: [Contestant; 9] = [Llamafs, Ext4, Xfs, Raw, RawUnflushed, Fio, Unflushed, Null, NullUring];
 
 /// Title of a row, also of the two that reading gives.
 pub fn title(id: &str) -> String {

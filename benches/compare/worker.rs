@@ -149,11 +149,19 @@ fn follow(job: &Job) -> Result<Answer, String> {
     let say = |error: std::io::Error| error.to_string();
     let mut file = File::open(&job.path).map_err(say)?;
     let mut buffer = vec![0; CAT_BYTES];
+    let mut bytes = 0;
     let meter = Meter::at_the_word()?;
-    while goes_on(job.until, 0, meter.start) {
-        if file.read(&mut buffer).map_err(say)? == 0 {
-            std::thread::sleep(LOOKS_EVERY);
+    // To the end that the file has when the time is over: who follows may be behind, but misses nothing.
+    loop {
+        match file.read(&mut buffer).map_err(say)? as u64 {
+            0 if !goes_on(job.until, 0, meter.start) => break,
+            0 => std::thread::sleep(LOOKS_EVERY),
+            count => bytes += count,
         }
+    }
+    let size = file.metadata().map_err(say)?.len();
+    if bytes < size {
+        return Err(format!("a follower has read {bytes} bytes of {size}"));
     }
     meter.answer(0, 0, &Histogram::new())
 }
@@ -189,6 +197,7 @@ fn raw(job: &Job, record: usize, depth: usize, write: Option<bool>) -> Result<An
     let buffers = (0..depth).map(|_| aligned(record)).collect::<Result<Vec<_>, _>>()?;
     let io = QuikIO::new(Arc::new(device), &buffers).map_err(|error| error.to_string())?;
     let capacity = io.geometry().capacity;
+    let spare = Arc::new(Mutex::new(Vec::new()));
     let ended = Arc::new(Ended::default());
     let (mut started, mut bytes) = (0u64, 0u64);
     let meter = Meter::at_the_word()?;
@@ -207,8 +216,13 @@ fn raw(job: &Job, record: usize, depth: usize, write: Option<bool>) -> Result<An
                 io.write(buffer, 0..record, offset, dsync, done);
             }
             None => {
-                let buffer = io.buffer(record).map_err(|error| error.to_string())?;
-                let done = Box::new(move |result: Result<_, _>| told.one(began, say(result.map(drop))));
+                // One that was read into before: new memory would cost more than the device.
+                let used = spare.lock().pop();
+                let buffer = used.map_or_else(|| io.buffer(record), Ok).map_err(|error| error.to_string())?;
+                let back = spare.clone();
+                let done = Box::new(move |result: Result<_, _>| {
+                    told.one(began, say(result.map(|buffer| back.lock().push(buffer))));
+                });
                 io.read(buffer, 0..record, offset, done);
             }
         }

@@ -36,18 +36,19 @@ pub fn append_all(
     finish: &dyn Fn(),
 ) -> Duration {
     let each = count.div_ceil(threads as u64);
-    let barrier = Barrier::new(threads + 1);
-    let started = std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                let payload = vec![0x5a; size];
-                barrier.wait();
-                (0..each).for_each(|_| append(&payload));
-            });
-        }
-        barrier.wait();
-        Instant::now()
+    let barrier = Barrier::new(threads);
+    let begun = std::thread::scope(|scope| {
+        let work = || {
+            let payload = vec![0x5a; size];
+            barrier.wait();
+            let begun = Instant::now();
+            (0..each).for_each(|_| append(&payload));
+            begun
+        };
+        let all: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        all.into_iter().map(|thread| thread.join().unwrap()).min()
     });
+    let started = begun.unwrap();
     finish();
     // As the threads do the same number each, they may have done a few more.
     started.elapsed().mul_f64(count as f64 / (each * threads as u64) as f64)
