@@ -162,6 +162,7 @@ impl QuikIO {
         let handle = self.thread.lock().take();
         match handle {
             Some(handle) if handle.thread().id() == thread::current().id() => return,
+            Some(_) if self.inner.looks_after_lanes() => return,
             Some(handle) => {
                 if handle.join().is_err() {
                     log::error!("the completion thread panicked");
@@ -300,6 +301,9 @@ impl Inner {
                 log::error!("{}: {error}", self.device.describe());
                 let refused = requests.iter().skip(error.taken).map(|request| request.token());
                 self.core.lock().refused(refused, error.errno, &mut out);
+                if self.core.lock().over() {
+                    self.device.wake();
+                }
             }
         }
         let ran = out.finished.len();
@@ -362,6 +366,7 @@ impl Inner {
                 log::error!("{}: a completion's callback panicked", self.device.describe());
             }
         }
+        self.leave_lanes();
     }
 
     /// Sleep until `finished`, or take completions as long as nobody else does.

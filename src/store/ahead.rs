@@ -86,22 +86,10 @@ impl LogStructuredStore {
         let me = self.me.clone();
         let done = move |result: Result<Buffer, IoError>| {
             let Some(store) = me.upgrade() else { return };
-            store.reads.is_here(number);
-            // Before it is checked: the device shall not wait for that.
-            store.bring_on(log);
             store.arrived(store.pieces.land(number, result.ok()));
         };
         self.io.read(buffer, front..front + len, offset, Box::new(done));
         Some(end)
-    }
-
-    /// The reader of a log goes on from what is there: ask for what comes behind that.
-    fn bring_on(&self, log: LogId) {
-        if let Some(reader) = self.pieces.reader(log)
-            && self.chunks.reach(reader.lsn).1.is_some()
-        {
-            self.bring_more(reader, AHEAD);
-        }
     }
 
     /// A piece can be checked, and then those behind it that have landed before.
@@ -114,8 +102,10 @@ impl LogStructuredStore {
             }
             // Whoever waited finds the chunk, or reads for itself.
             self.landed(piece.number);
-            if end.is_some() {
-                self.bring_on(piece.log);
+            if let (Some(_), Some(reader)) = (end, self.pieces.reader(piece.log))
+                && self.chunks.reach(reader.lsn).1.is_some()
+            {
+                self.bring_more(reader, AHEAD);
             }
             landed = behind.and_then(|(_, landed)| landed);
         }

@@ -38,6 +38,15 @@ struct Written {
     recycling: bool,
 }
 
+/// Lets others recycle should a callback panic.
+struct Recycled<'a>(&'a Mutex<Written>);
+
+impl Drop for Recycled<'_> {
+    fn drop(&mut self) {
+        self.0.lock().recycling = false;
+    }
+}
+
 /// What a request said that ended while it was being given in.
 type Late = Box<dyn FnOnce(&Flusher) + Send>;
 
@@ -262,12 +271,17 @@ impl Flusher {
 
     fn landed(&self, fill: &FillInfo, result: Result<(), IoError>) {
         let written = result.is_ok();
-        let action = self.commit.landed(fill.number, result.map_err(|error| self.fail(&error)));
+        let mut action = self.commit.landed(fill.number, result.map_err(|error| self.fail(&error)));
+        let begin = std::mem::take(&mut action.begin);
+        // First: who recycles may have a lot to do.
+        self.act(action);
         // A filling whose write failed is never recycled: its bytes stay readable from the ring.
         if written && let Some(ring) = self.ring.get().and_then(Weak::upgrade) {
             self.recycle_in_order(&ring, fill);
         }
-        self.act(action);
+        if begin {
+            self.act(Action { begin, ..Action::default() });
+        }
     }
 
     /// Recycle the fillings that can be now that `fill` is written. Writes end in any order and on any thread, but readers
@@ -279,6 +293,7 @@ impl Flusher {
         if std::mem::replace(&mut written.recycling, true) {
             return;
         }
+        let ended = Recycled(&self.written);
         loop {
             let next = written.next;
             let Some(fill) = written.fills.remove(&next) else { break };
@@ -289,7 +304,9 @@ impl Flusher {
             self.act(self.commit.recycled());
             written = self.written.lock();
         }
+        // Under the lock: what lands from here on finds nobody who recycles.
         written.recycling = false;
+        std::mem::forget(ended);
     }
 }
 

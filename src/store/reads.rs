@@ -18,8 +18,6 @@ const MAX_AHEAD: usize = 3;
 
 struct Flying {
     number: u64,
-    /// The device is done with it.
-    here: bool,
     lsns: Range<Lsn>,
     waiting: Vec<Job>,
 }
@@ -54,7 +52,7 @@ impl Reads {
         }
         let number = state.next;
         state.next += 1;
-        state.flying.push(Flying { number, here: false, lsns, waiting: Vec::new() });
+        state.flying.push(Flying { number, lsns, waiting: Vec::new() });
         Some((number, job))
     }
 
@@ -63,22 +61,13 @@ impl Reads {
         let mut state = self.state.lock();
         let middle = lsns.start.midpoint(lsns.end);
         let flies = state.flying.iter().any(|read| read.lsns.contains(&middle));
-        let with_device = state.flying.iter().filter(|read| !read.here).count();
-        if flies || !state.queued.is_empty() || with_device >= MAX_AHEAD {
+        if flies || !state.queued.is_empty() || state.flying.len() >= MAX_AHEAD {
             return None;
         }
         let number = state.next;
         state.next += 1;
-        state.flying.push(Flying { number, here: false, lsns, waiting: Vec::new() });
+        state.flying.push(Flying { number, lsns, waiting: Vec::new() });
         Some(number)
-    }
-
-    /// The device is done with read `number`; it is over when what it has brought is checked.
-    pub fn is_here(&self, number: u64) {
-        let mut state = self.state.lock();
-        if let Some(read) = state.flying.iter_mut().find(|read| read.number == number) {
-            read.here = true;
-        }
     }
 
     /// The first frame of what read `number` brings begins at `lsn`, before it: what is missing of it is there by then.

@@ -427,6 +427,8 @@ impl<S: Service> Queue<S> {
     /// The kernel gives all entries back when the mount is gone. Only then may their memory go.
     fn take_back(self) {
         let mut queue = self;
+        // Whatever becomes of the entries, the device is let go.
+        drop(queue.commits.take());
         for _ in 0..LAST_WAITS {
             if queue.with_kernel == 0 {
                 return;

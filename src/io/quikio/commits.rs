@@ -152,11 +152,13 @@ impl Inner {
         if completions.is_empty() {
             return;
         }
-        own.taken.fetch_add(completions.len() as u64, Ordering::SeqCst);
+        let count = completions.len() as u64;
         // A callback that panics is a fault of its owner; the others still have to be answered.
         if catch_unwind(AssertUnwindSafe(|| self.completed(completions))).is_err() {
             log::error!("{}: a commit's callback panicked", self.device.describe());
         }
+        // Not before they are called back: who closes waits for that.
+        own.taken.fetch_add(count, Ordering::SeqCst);
         // Who waits for the last of all waits where others come.
         if self.core.lock().over() {
             self.device.wake();
@@ -189,8 +191,9 @@ impl Inner {
             }
             if quiet > QUIET {
                 self.lanes.watched.store(false, Ordering::SeqCst);
+                quiet = 0;
                 // Who came in between found it watched.
-                if all.iter().any(|own| !own.is_idle()) {
+                if self.lanes.all.lock().iter().any(|own| !own.is_idle()) {
                     self.lanes.watched.store(true, Ordering::SeqCst);
                 }
             }
@@ -209,10 +212,31 @@ impl Inner {
         !watch.ended
     }
 
-    /// Everything is over: nobody looks after the lanes any more, and none is left.
+    /// This thread is the one that looks after the lanes.
+    pub(super) fn looks_after_lanes(&self) -> bool {
+        let watch = self.lanes.watch.lock();
+        watch.thread.as_ref().is_some_and(|thread| thread.thread().id() == thread::current().id())
+    }
+
+    /// Everything is over: nobody needs to look after the lanes any more.
+    pub(super) fn leave_lanes(&self) {
+        self.lanes.watch.lock().ended = true;
+        self.lanes.changed.notify_all();
+    }
+
+    /// The same, and wait until all is called back and none is left.
     pub(super) fn end_lanes(&self) {
+        let own = self.own();
+        let is_mine = |lane: &Arc<Own>| own.as_ref().is_some_and(|own| Arc::ptr_eq(own, lane));
         let thread = {
             let mut watch = self.lanes.watch.lock();
+            // A device that was given up may never say what became of the rest.
+            for _ in 0..QUIET {
+                if self.lanes.all.lock().iter().all(|lane| lane.is_idle() || is_mine(lane)) {
+                    break;
+                }
+                self.lanes.changed.wait_until(&mut watch, Instant::now() + TICK);
+            }
             watch.ended = true;
             watch.thread.take()
         };
