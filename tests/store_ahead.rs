@@ -84,6 +84,20 @@ fn read_through(device: &Arc<SimDevice>, log: u32) -> u64 {
     store.stats().device_read_bytes - before
 }
 
+/// Reads 4 KiB at a hundred places; gives how often the device was asked, and for how many bytes each of them.
+fn read_here_and_there(device: &Arc<SimDevice>, log: u32) -> (u64, u64) {
+    let store = open(device);
+    let before = store.stats();
+    let mut at = 5 * MIB;
+    for _ in 0..100 {
+        at = (at * 31 + 7 * MIB + 1234) % (LEN - 4096);
+        assert!(store.read_now(log, at, 4096).unwrap() == bytes(log, at, 4096), "wrong bytes at {at}");
+        settle(&store);
+    }
+    let after = store.stats();
+    (after.device_reads - before.device_reads, (after.device_read_bytes - before.device_read_bytes) / 100)
+}
+
 #[test]
 fn a_reader_that_goes_on_has_the_next_chunks_on_their_way() {
     for size in [60 << 10, 3000, MIB - 100] {
@@ -123,19 +137,9 @@ fn who_reads_here_and_there_asks_the_device_once_and_pays_for_nothing_else() {
     let sizes: [fn(u64) -> u64; 3] = [|_| 4000, |_| 300, |number| 1 + number * 7919 % 20_000];
     for (which, size) in sizes.into_iter().enumerate() {
         let (device, log) = written(size);
-        let store = open(&device);
-        let before = store.stats();
-        let mut at = 5 * MIB;
-        for _ in 0..100 {
-            at = (at * 31 + 7 * MIB + 1234) % (LEN - 4096);
-            assert!(store.read_now(log, at, 4096).unwrap() == bytes(log, at, 4096), "wrong bytes at {at}");
-            settle(&store);
-        }
-        let after = store.stats();
         // The nearest frame that is known is up to 64 KiB of this log away, and the other log's lie between.
-        let each = (after.device_read_bytes - before.device_read_bytes) / 100;
+        let (reads, each) = read_here_and_there(&device, log);
         assert!(each <= 160 << 10, "sizes {which}: {each} bytes for a read of 4 KiB");
-        let reads = after.device_reads - before.device_reads;
         assert!(reads <= 120, "sizes {which}: {reads} reads of the device for 100");
     }
 }
@@ -146,18 +150,8 @@ fn among_many_logs_too_the_device_is_asked_hardly_more_than_once() {
     let turns: [fn(u64) -> bool; 2] = [|_| true, |number| number % 4096 < 1024];
     for (which, takes_part) in turns.into_iter().enumerate() {
         let (device, log) = written_among(7, |_| 300, takes_part);
-        let store = open(&device);
-        let before = store.stats();
-        let mut at = 5 * MIB;
-        for _ in 0..100 {
-            at = (at * 31 + 7 * MIB + 1234) % (LEN - 4096);
-            assert!(store.read_now(log, at, 4096).unwrap() == bytes(log, at, 4096), "wrong bytes at {at}");
-            settle(&store);
-        }
-        let after = store.stats();
-        let reads = after.device_reads - before.device_reads;
+        let (reads, each) = read_here_and_there(&device, log);
         assert!(reads <= [130, 200][which], "turns {which}: {reads} reads of the device for 100");
-        let each = (after.device_read_bytes - before.device_read_bytes) / 100;
         assert!(each <= 400 << 10, "turns {which}: {each} bytes for a read of 4 KiB");
     }
 }

@@ -114,7 +114,12 @@ pub fn format(who: Contestant, device: &Path) -> Result<(), String> {
             call("mkfs.ext4", &["-q", "-F", "-E", how, &device]).map(drop)
         }
         Contestant::Xfs => call("mkfs.xfs", &["-q", "-f", "-K", &device]).map(drop),
-        _ => Ok(()),
+        Contestant::Raw
+        | Contestant::RawUnflushed
+        | Contestant::Fio
+        | Contestant::Unflushed
+        | Contestant::Null
+        | Contestant::NullUring => Ok(()),
     }
 }
 

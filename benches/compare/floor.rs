@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::results::Results;
-use super::rows::{COLD, Figure, TARGETS, Target, WARM, rows};
+use super::rows::{Figure, TARGETS, Target, rows};
 
 /// A ratio below this share of its floor is a loss and not noise.
 const TOLERANCE: f64 = 0.7;
@@ -14,7 +14,7 @@ type Floor = BTreeMap<String, f64>;
 
 /// The ratios of a short run.
 fn ratios(results: &Results) -> Floor {
-    let quick = |id: &str| id == COLD || id == WARM || rows().iter().any(|row| row.quick && row.id == id);
+    let quick = |id: &str| rows().iter().any(|row| row.quick && row.ids().contains(&id));
     let wanted = TARGETS.iter().filter(|target| quick(target.row) && target.figure == Figure::Rate);
     let named = |target: &Target| {
         let name = format!("{}/{:?}", target.row, target.rival).to_lowercase();

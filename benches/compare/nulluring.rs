@@ -7,27 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use llamafs::fs::types::{Attr, Errno, Kind};
+use llamafs::fuse::wire::numbers::*;
 use llamafs::fuse::wire::{Answer, Body, Fields, From, Greeted, Header, Service, Session, Wish};
 
 use super::nullfs::{ATTR_VALID, NAME_VALID};
 
-// Requests, by their numbers in linux/fuse.h.
-const LOOKUP: u32 = 1;
-const FORGET: u32 = 2;
-const GETATTR: u32 = 3;
-const OPEN: u32 = 14;
-const READ: u32 = 15;
-const WRITE: u32 = 16;
-const RELEASE: u32 = 18;
-const FSYNC: u32 = 20;
-const FLUSH: u32 = 25;
-const CREATE: u32 = 35;
-const INTERRUPT: u32 = 36;
-const BATCH_FORGET: u32 = 42;
-
-/// What an open answers: past the page cache, and nothing to be told at a close.
-const DIRECT_IO: u32 = 1 << 0;
-const NOFLUSH: u32 = 1 << 5;
 const ROOT: u64 = 1;
 const FILE: u64 = 2;
 
@@ -62,23 +46,23 @@ impl Null {
 
     /// None: a request that is too short, which is answered with an error.
     fn asked(&self, header: &Header, body: &mut Body<'_>, answer: Answer) -> Option<()> {
-        let opened = |fields: Fields| fields.u64(1).u32(DIRECT_IO | NOFLUSH).u32(0);
+        let opened = |fields: Fields| fields.u64(1).u32(FOPEN_DIRECT_IO | FOPEN_NOFLUSH).u32(0);
         match header.opcode {
-            LOOKUP => answer.fields(self.entry()),
-            CREATE => answer.fields(opened(self.entry())),
-            OPEN => answer.fields(opened(Fields::default())),
-            GETATTR => answer.fields(Fields::default().valid_attr(&self.attr(header.node))),
-            READ => {
+            OP_LOOKUP => answer.fields(self.entry()),
+            OP_CREATE => answer.fields(opened(self.entry())),
+            OP_OPEN => answer.fields(opened(Fields::default())),
+            OP_GETATTR => answer.fields(Fields::default().valid_attr(&self.attr(header.node))),
+            OP_READ => {
                 let (_handle, offset, len) = (body.u64()?, body.u64()?, body.u32()?);
                 let left = self.size.load(Ordering::Relaxed).saturating_sub(offset);
                 answer.data(vec![0; usize::try_from(left).unwrap_or(usize::MAX).min(len as usize)]);
             }
-            WRITE => {
+            OP_WRITE => {
                 let (_handle, _offset, len) = (body.u64()?, body.u64()?, body.u32()?);
                 self.size.fetch_add(u64::from(len), Ordering::Relaxed);
                 answer.fields(Fields::default().u32(len).u32(0));
             }
-            FSYNC | FLUSH | RELEASE => answer.ok(),
+            OP_FSYNC | OP_FLUSH | OP_RELEASE => answer.ok(),
             _ => answer.error(Errno(libc::ENOSYS)),
         }
         Some(())
@@ -87,7 +71,7 @@ impl Null {
 
 impl Service for Null {
     fn serve(&self, from: From, header: &Header, mut body: Body<'_>) {
-        if ![FORGET, BATCH_FORGET, INTERRUPT].contains(&header.opcode) {
+        if !NOT_ANSWERED.contains(&header.opcode) {
             self.asked(header, &mut body, Answer::to(from, header.unique));
         }
     }

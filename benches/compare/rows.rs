@@ -19,6 +19,13 @@ pub struct Row {
     pub quick: bool,
 }
 
+impl Row {
+    /// Names of it in the raw data: reading gives two.
+    pub fn ids(&self) -> Vec<&'static str> {
+        if let Kind::Read { .. } = self.kind { vec![COLD, WARM] } else { vec![self.id] }
+    }
+}
+
 /// How the work is done.
 #[derive(Clone, Copy)]
 pub enum Kind {

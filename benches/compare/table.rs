@@ -19,13 +19,11 @@ pub fn title(id: &str) -> String {
 
 /// Names of all rows in the raw data, and whether bytes count rather than operations.
 pub fn ids() -> Vec<(&'static str, bool)> {
-    let ids = |row: &Row| match row.kind {
-        Kind::Read { .. } => vec![(COLD, true), (WARM, true)],
-        Kind::Bulk { .. } => vec![(row.id, true)],
-        Kind::Timed { .. } | Kind::Anywhere { .. } | Kind::Followed { .. } | Kind::Crash { .. } => {
-            vec![(row.id, false)]
-        }
+    let in_bytes = |row: &Row| match row.kind {
+        Kind::Read { .. } | Kind::Bulk { .. } => true,
+        Kind::Timed { .. } | Kind::Anywhere { .. } | Kind::Followed { .. } | Kind::Crash { .. } => false,
     };
+    let ids = |row: &Row| row.ids().into_iter().map(|id| (id, in_bytes(row))).collect::<Vec<_>>();
     rows().iter().flat_map(ids).collect()
 }
 

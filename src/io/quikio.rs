@@ -1,7 +1,8 @@
 //! QuikIO: the one way to the device, and the sole owner of its completions.
 //!
 //! Operations are given in from any thread and go to the device at once; one owner, the completion thread or a
-//! simulator that calls [`QuikIO::poll`], takes every completion and runs the callbacks. The decisions (short writes,
+//! simulator that calls [`QuikIO::poll`], takes every completion and runs the callbacks, but for those of [`Commits`],
+//! which their own thread takes. The decisions (short writes,
 //! retries, order of overlapping writes, the first failure that ends all writing) are in `state`, which knows neither
 //! device nor threads.
 
@@ -301,9 +302,7 @@ impl Inner {
                 log::error!("{}: {error}", self.device.describe());
                 let refused = requests.iter().skip(error.taken).map(|request| request.token());
                 self.core.lock().refused(refused, error.errno, &mut out);
-                if self.core.lock().over() {
-                    self.device.wake();
-                }
+                self.tell_if_over();
             }
         }
         let ran = out.finished.len();
@@ -331,6 +330,13 @@ impl Inner {
             return 0;
         }
         self.completed(completions)
+    }
+
+    /// Who waits for the last operation of all waits where others come, and would sleep on.
+    fn tell_if_over(&self) {
+        if self.core.lock().over() {
+            self.device.wake();
+        }
     }
 
     /// Take what the device says, and do what follows: the number of callbacks.

@@ -6,10 +6,9 @@ use std::sync::Arc;
 
 use super::answer::{Answer, Fields, From};
 use super::body::{Body, Header};
+use super::numbers::OP_INIT;
 use super::{BUFFER_BYTES, MAX_WRITE, PAGE};
 use crate::fs::types::Errno;
-
-const OP_INIT: u32 = 26;
 
 /// The protocol that is spoken. The kernel goes down to it, and we ask for nothing newer than `LEAST_MINOR` has.
 const MAJOR: u32 = 7;

@@ -9,6 +9,7 @@ mod entries;
 mod handshake;
 mod inbox;
 mod notice;
+pub mod numbers;
 mod queue;
 mod serve;
 mod tree;

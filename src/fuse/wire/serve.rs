@@ -4,55 +4,12 @@
 use super::super::nearby;
 use super::answer::{Answer, Fields, From};
 use super::body::{Body, Header};
+use super::numbers::*;
 use super::{Service, tree};
 use crate::fs::types::{Attr, Errno, Ioctl, LockAsk, Opened, Read, SetAttr, SetTime, StatFs, Want, Write};
 use crate::fs::{Lent, LlamaFs};
 use crate::io::Commits;
 
-const OP_LOOKUP: u32 = 1;
-const OP_FORGET: u32 = 2;
-const OP_GETATTR: u32 = 3;
-const OP_SETATTR: u32 = 4;
-const OP_SYMLINK: u32 = 6;
-const OP_MKNOD: u32 = 8;
-const OP_MKDIR: u32 = 9;
-const OP_UNLINK: u32 = 10;
-const OP_RMDIR: u32 = 11;
-const OP_RENAME: u32 = 12;
-const OP_LINK: u32 = 13;
-const OP_OPEN: u32 = 14;
-const OP_READ: u32 = 15;
-const OP_WRITE: u32 = 16;
-const OP_STATFS: u32 = 17;
-const OP_RELEASE: u32 = 18;
-const OP_FSYNC: u32 = 20;
-const OP_SETXATTR: u32 = 21;
-const OP_GETXATTR: u32 = 22;
-const OP_LISTXATTR: u32 = 23;
-const OP_REMOVEXATTR: u32 = 24;
-const OP_FLUSH: u32 = 25;
-const OP_OPENDIR: u32 = 27;
-const OP_READDIR: u32 = 28;
-const OP_RELEASEDIR: u32 = 29;
-const OP_FSYNCDIR: u32 = 30;
-const OP_GETLK: u32 = 31;
-const OP_SETLK: u32 = 32;
-const OP_SETLKW: u32 = 33;
-const OP_ACCESS: u32 = 34;
-const OP_CREATE: u32 = 35;
-const OP_INTERRUPT: u32 = 36;
-const OP_DESTROY: u32 = 38;
-const OP_IOCTL: u32 = 39;
-const OP_BATCH_FORGET: u32 = 42;
-const OP_FALLOCATE: u32 = 43;
-const OP_READDIRPLUS: u32 = 44;
-const OP_RENAME2: u32 = 45;
-const OP_LSEEK: u32 = 46;
-
-/// What `open` answers: reads and writes go past the page cache; pages of earlier opens stay good.
-const FOPEN_DIRECT_IO: u32 = 1 << 0;
-const FOPEN_KEEP_CACHE: u32 = 1 << 1;
-const FOPEN_NOFLUSH: u32 = 1 << 5;
 /// The writer may not keep set-id bits.
 const WRITE_KILL_SUIDGID: u32 = 1 << 2;
 /// The lock is of flock(2).
@@ -76,18 +33,12 @@ impl Service for LlamaFs {
     }
 
     fn serve(&self, from: From, header: &Header, body: Body<'_>) {
-        // Nobody waits for an answer to these.
-        match header.opcode {
-            OP_FORGET | OP_BATCH_FORGET | OP_INTERRUPT => {
-                if told(self, header, body).is_none() {
-                    log::error!("the kernel sent a request (code {}) that is too short", header.opcode);
-                }
+        if NOT_ANSWERED.contains(&header.opcode) {
+            if told(self, header, body).is_none() {
+                log::error!("the kernel sent a request (code {}) that is too short", header.opcode);
             }
-            _ => {
-                if asked(self, header, body, Answer::to(from, header.unique)).is_none() {
-                    log::error!("the kernel sent a request (code {}) that is too short: EIO", header.opcode);
-                }
-            }
+        } else if asked(self, header, body, Answer::to(from, header.unique)).is_none() {
+            log::error!("the kernel sent a request (code {}) that is too short: EIO", header.opcode);
         }
     }
 }

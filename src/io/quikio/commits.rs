@@ -159,10 +159,7 @@ impl Inner {
         }
         // Not before they are called back: who closes waits for that.
         own.taken.fetch_add(count, Ordering::SeqCst);
-        // Who waits for the last of all waits where others come.
-        if self.core.lock().over() {
-            self.device.wake();
-        }
+        self.tell_if_over();
     }
 
     /// Have a thread look after the lanes from now on.
