@@ -26,8 +26,8 @@ const END_LIMIT: Duration = Duration::from_secs(5);
 const REQUEST_BUFFER_BYTES: usize = (16 << 20) + 4096;
 /// A thread's stack, and what lies beside it.
 const THREAD_BYTES: usize = (2 << 20) + (64 << 10);
-/// The session's thread, the page cache's, and room for another one.
-const OTHER_THREADS: usize = 3;
+/// The session's thread, the page cache's, that for what nobody waits for and its buffer, and room for another one.
+const OTHER_THREADS: usize = 5;
 
 /// What to mount, and how.
 #[derive(Debug, Clone, Default)]

@@ -62,10 +62,10 @@ pub trait Service: Clone + Send + 'static {
     }
 }
 
-/// A mount that is served when it runs.
-pub struct Session<S> {
-    service: S,
-    devices: Vec<Arc<File>>,
+/// A mount that is served.
+pub struct Session {
+    /// Threads that take requests from `/dev/fuse`.
+    threads: Vec<JoinHandle<io::Result<()>>>,
     queues: Vec<Queue>,
     /// What the threads tell when they end.
     ends: (mpsc::Sender<Serves>, mpsc::Receiver<Serves>),
@@ -138,27 +138,30 @@ impl Greeted {
     }
 }
 
-impl<S: Service> Session<S> {
-    /// Get ready to serve with so many threads, which is all that the kernel waits for.
-    pub fn start(greeted: &Greeted, service: &S, threads: usize) -> io::Result<Self> {
-        let mut session = Self {
-            service: service.clone(),
-            devices: vec![greeted.device()],
-            queues: Vec::new(),
-            ends: mpsc::channel(),
-        };
+impl Session {
+    /// Serve with so many threads.
+    pub fn start<S: Service>(greeted: &Greeted, service: &S, threads: usize) -> io::Result<Self> {
+        let mut session = Self { threads: Vec::new(), queues: Vec::new(), ends: mpsc::channel() };
+        // With queues, what comes by the device is what nobody waits for an answer to.
+        let readers = if greeted.by_uring() { 1 } else { threads.max(1) };
         if greeted.by_uring() {
-            session.start_queues(greeted, threads)?;
-            return Ok(session);
+            session.start_queues(greeted, service, threads)?;
         }
-        while session.devices.len() < threads {
-            session.devices.push(Arc::new(another(&greeted.device)?));
+        for number in 0..readers {
+            let device = if number == 0 { greeted.device() } else { Arc::new(another(&greeted.device)?) };
+            let (service, told) = (service.clone(), Told(session.ends.0.clone(), Serves::Device));
+            let name = if greeted.by_uring() { "llamafs-told".into() } else { format!("llamafs-{number}") };
+            let work = move || {
+                let _told = told;
+                serve(&device, &service)
+            };
+            session.threads.push(std::thread::Builder::new().name(name).spawn(work)?);
         }
         Ok(session)
     }
 
     /// The kernel has a queue for each processor, and sends requests once it has an entry for each.
-    fn start_queues(&mut self, greeted: &Greeted, threads: usize) -> io::Result<()> {
+    fn start_queues<S: Service>(&mut self, greeted: &Greeted, service: &S, threads: usize) -> io::Result<()> {
         let queues = queues()?;
         let threads = threads.clamp(1, usize::from(queues));
         let lets_go = keeps_pages(nix::sys::utsname::uname()?.release().to_str());
@@ -172,7 +175,7 @@ impl<S: Service> Session<S> {
                 entries: ENTRIES,
                 data: greeted.agreed.data,
                 device: greeted.device(),
-                service: self.service.clone(),
+                service: service.clone(),
                 inbox: inbox.clone(),
                 lets_go,
                 alone: threads == 1,
@@ -199,26 +202,15 @@ impl<S: Service> Session<S> {
         all.map_err(|error| io::Error::new(error.kind(), format!("FUSE over io_uring: {error}")))
     }
 
-    /// Serve until the mount is gone. An error before that: a thread has ended, whose callers nobody would answer.
+    /// Wait until the mount is gone. An error before that: a thread has ended, whose callers nobody would answer.
     pub fn run(self) -> io::Result<()> {
-        let mut threads = Vec::new();
-        for (number, device) in self.devices.into_iter().enumerate() {
-            let (service, told) = (self.service.clone(), Told(self.ends.0.clone(), Serves::Device));
-            // With queues, what comes here is what nobody waits for an answer to.
-            let name = if self.queues.is_empty() { format!("llamafs-{number}") } else { "llamafs-told".into() };
-            let work = move || {
-                let _told = told;
-                serve(&device, &service)
-            };
-            threads.push(std::thread::Builder::new().name(name).spawn(work)?);
-        }
         // The threads of queues end when they are told to, and that is behind this loop.
-        for _ in 0..threads.len() {
+        for _ in 0..self.threads.len() {
             if self.ends.1.recv() != Ok(Serves::Device) {
                 return Err(io::Error::other("a thread that serves a queue has ended"));
             }
         }
-        let end = threads.into_iter().map(joined).fold(Ok(()), io::Result::and);
+        let end = self.threads.into_iter().map(joined).fold(Ok(()), io::Result::and);
         self.queues.into_iter().map(Queue::join).fold(end, io::Result::and)
     }
 }
