@@ -36,9 +36,9 @@ const COMMITS: u64 = u64::MAX - 1;
 /// Where the length lies in an entry of io_uring's submission queue.
 const SQE_LEN: usize = 24;
 /// A thread with less time than this between requests stays awake,
-const BUSY: Duration = Duration::from_micros(60);
+const BUSY: Duration = Duration::from_micros(100);
 /// for so long.
-const AWAKE: Duration = Duration::from_micros(60);
+const AWAKE: Duration = Duration::from_micros(100);
 /// How often the kernel is waited for when it is to give entries back, and how long each time.
 const LAST_WAITS: u32 = 1000;
 const PAUSE: Duration = Duration::from_millis(1);
