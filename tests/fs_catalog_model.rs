@@ -9,7 +9,7 @@ use std::sync::{Arc, mpsc};
 use llamafs::fs::types::{Errno, Kind, New, Opened, Read, SetAttr, Write};
 use llamafs::fs::{FsSettings, LlamaFs, NoPageCache};
 use llamafs::io::{Device, SimDevice};
-use llamafs::store::{FormatOptions, Image, LogStructuredStore, StoreOptions, Tail};
+use llamafs::store::{FormatOptions, Image, Lends, LogStructuredStore, StoreOptions, Tail};
 use proptest::prelude::*;
 
 const ROOT: u64 = 1;
@@ -173,12 +173,12 @@ impl World {
     fn read_open(&self, ino: u64, fh: u64) -> Vec<u8> {
         let mut data = Vec::new();
         loop {
-            let read = Read { ino, fh, offset: data.len() as u64, len: 1 << 20 };
+            let read = Read { ino, fh, offset: data.len() as u64, len: 1 << 20, lends: Lends::Slices };
             let piece = self.ask(|fs, reply| fs.read(read, reply)).unwrap();
             if piece.is_empty() {
                 return data;
             }
-            data.extend_from_slice(&piece);
+            piece.slices().for_each(|bytes| data.extend_from_slice(bytes));
         }
     }
 

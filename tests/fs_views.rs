@@ -18,7 +18,7 @@ use common::*;
 use llamafs::fs::types::Errno;
 use llamafs::fs::{FsSettings, Lent, LlamaFs, NoPageCache};
 use llamafs::io::{Device, SimDevice};
-use llamafs::store::{FormatOptions, LogStructuredStore, StoreOptions, TrimTo};
+use llamafs::store::{FormatOptions, Lends, LogStructuredStore, StoreOptions, TrimTo};
 use nix::unistd::{Whence, lseek};
 
 const MIB: u64 = 1 << 20;
@@ -397,9 +397,11 @@ fn nobody_who_serves_requests_waits_for_the_device() {
     let (sender, receiver) = mpsc::channel();
     let told = sender.clone();
     fs.when_known(file, move |known| told.send(known).unwrap());
-    let read = llamafs::fs::types::Read { ino: file, fh: 2, offset: 0, len: 100 };
+    let read = llamafs::fs::types::Read { ino: file, fh: 2, offset: 0, len: 100, lends: Lends::Whole };
     let (bytes, read_bytes) = mpsc::channel();
-    fs.read(read, move |result: Result<Lent, Errno>| bytes.send(result.map(|bytes| bytes.to_vec())).unwrap());
+    fs.read(read, move |result: Result<Lent, Errno>| {
+        bytes.send(result.map(|bytes| bytes.in_one().unwrap().to_vec())).unwrap()
+    });
     assert!(receiver.recv_timeout(Duration::from_millis(100)).is_err(), "it is not known yet");
     assert_eq!(fs.getattr(file).unwrap().size, 0);
     device.stall(false);

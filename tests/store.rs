@@ -5,7 +5,9 @@
 use std::sync::Arc;
 
 use llamafs::io::{Device, SimDevice};
-use llamafs::store::{AppendAt, Appended, FormatOptions, Image, LogStructuredStore, StoreError, StoreOptions, Tail};
+use llamafs::store::{
+    AppendAt, Appended, FormatOptions, Image, Lends, LogStructuredStore, ReadBytes, StoreError, StoreOptions, Tail,
+};
 
 const LOG: u32 = 1;
 
@@ -226,11 +228,11 @@ fn every_reader_is_answered_however_many_there_are_at_once() {
     for place in places {
         asked += 1;
         let (answered, wanted) = (answered.clone(), expected[place..place + 10].to_vec());
-        let done = move |result: Result<Vec<u8>, StoreError>| {
-            assert_eq!(result.unwrap(), wanted);
+        let done = move |result: Result<ReadBytes, StoreError>| {
+            assert_eq!(result.unwrap().into_vec().unwrap(), wanted);
             answered.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         };
-        store.read(LOG, place as u64, 10, Box::new(done));
+        store.read(LOG, place as u64, 10, Lends::Slices, Box::new(done));
     }
     while store.poll(true) > 0 {}
     assert_eq!(answered.load(std::sync::atomic::Ordering::SeqCst), asked);

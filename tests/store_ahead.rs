@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use llamafs::io::{Device, SimDevice};
 use llamafs::store::types::{Change, NodeKind, ROOT_ID};
-use llamafs::store::{FormatOptions, LogStructuredStore, StoreOptions};
+use llamafs::store::{FormatOptions, Lends, LogStructuredStore, StoreOptions};
 
 const MIB: u64 = 1 << 20;
 /// Payload of the log that is read.
@@ -154,6 +154,71 @@ fn among_many_logs_too_the_device_is_asked_hardly_more_than_once() {
         assert!(reads <= [130, 200][which], "turns {which}: {reads} reads of the device for 100");
         assert!(each <= 400 << 10, "turns {which}: {each} bytes for a read of 4 KiB");
     }
+}
+
+#[test]
+fn the_padding_at_the_end_of_a_segment_is_not_read_over_and_over() {
+    // Seven of these fill a segment of 8 MiB, and all of a megabyte behind them is padding.
+    let (device, log) = written(|_| MIB - 100);
+    let read = read_through(&device, log);
+    // Of each padding what was on its way when it was found, and no more.
+    assert!(read <= 2 * LEN * 35 / 32, "{read} bytes read of {}", 2 * LEN);
+}
+
+#[test]
+fn what_is_read_ahead_of_a_reader_who_stops_is_bounded_also_if_none_of_it_checks() {
+    const RECORD: u64 = 60 << 10;
+    let (device, log) = written(|_| RECORD);
+    for damaged in [false, true] {
+        if damaged {
+            // All records from the third mebibyte of the log on: by the log's number and the offset in their headers.
+            let image = device.snapshot();
+            let id = log.to_le_bytes();
+            let is_one = |at: &usize| {
+                let offset = image[at + 16..at + 24].first_chunk().map_or(0, |offset| u64::from_le_bytes(*offset));
+                image[at + 12..at + 16] == id && (3 * MIB..LEN).contains(&offset) && offset.is_multiple_of(RECORD)
+            };
+            let places = (0..image.len() - 32).step_by(16).filter(is_one);
+            assert!(places.map(|place| device.corrupt(place as u64 + 100, 0x10)).count() >= 350);
+        }
+        let store = open(&device);
+        let before = store.stats().device_read_bytes;
+        let mut at = 0;
+        while at < 5 * MIB / 2 {
+            at += store.read_now(log, at, PIECE as usize).unwrap().len() as u64;
+        }
+        settle(&store);
+        let read = store.stats().device_read_bytes - before;
+        assert!((4 * MIB..12 * MIB).contains(&read), "damaged {damaged}: {read} bytes");
+    }
+}
+
+#[test]
+fn a_large_record_is_lent_and_many_readers_at_once_get_what_was_written() {
+    let (device, log) = written(|_| 300 << 10);
+    let store = open(&device);
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let read = |at: u64, lends: Lends| {
+        let sender = sender.clone();
+        store.read(log, at, PIECE as usize, lends, Box::new(move |result| sender.send((at, result.unwrap())).unwrap()));
+        settle(&store);
+    };
+    let (mut held, mut lent) = (Vec::new(), [0; 3]);
+    for number in 0..120 {
+        let (which, lends) = [(0, Lends::Nothing), (1, Lends::Whole), (2, Lends::Slices)][number % 3];
+        read(number as u64 * (LEN - PIECE) / 120, lends);
+        let (at, piece) = receiver.try_recv().unwrap();
+        lent[which] += u32::from(piece.all_copied().is_none());
+        assert!(lends != Lends::Whole || piece.all_copied().is_some() || piece.slices().count() == 1);
+        // Held while chunks come and go, so that what is lent is not what has come since.
+        held.push((at, piece));
+        if held.len() > 5 {
+            let (at, piece) = held.remove(0);
+            assert!(piece.into_vec().unwrap() == bytes(log, at, PIECE), "wrong bytes at {at}");
+        }
+    }
+    assert_eq!(lent[0], 0);
+    assert!(lent[1] > 5 && lent[2] > 10, "{lent:?}");
 }
 
 #[test]

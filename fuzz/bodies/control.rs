@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use llamafs::cli;
 use llamafs::fs::types::{Ioctl, New, Read, SetAttr, SetTime, Write};
-use llamafs::fs::{Errno, FsSettings, LlamaFs, NoPageCache, Reply};
+use llamafs::fs::{Errno, FsSettings, Lent, LlamaFs, NoPageCache, Reply};
 use llamafs::io::{Device, SimDevice, SimFault, SimOp};
-use llamafs::store::{LogStructuredStore, StoreOptions, Tail};
+use llamafs::store::{Lends, LogStructuredStore, StoreOptions, Tail};
 
 use super::guard::Guard;
 use super::images;
@@ -93,6 +93,10 @@ fn usage(input: &mut Input<'_>) {
 }
 
 /// One of the numbers that the log has: its own, or one under which the kernel is told of it once more (`-o parallel`).
+fn whole(read: Lent) -> Vec<u8> {
+    read.slices().collect::<Vec<_>>().concat()
+}
+
 fn is_log(ino: u64) -> bool {
     ino == LOG_INO || (ino >> 63 == 1 && u64::from(ino as u32) == LOG_INO - 0x100)
 }
@@ -317,7 +321,9 @@ impl Mounted {
         self.made.truncate(MOST_MADE);
         self.made.extend([directory, file]);
         let fh = u64::from(input.u8() % 20);
-        let read = self.ask(|fs, reply| fs.read(Read { ino: file, fh, offset: 0, len: LARGEST_READ }, reply));
+        let read = self
+            .ask(|fs, reply| fs.read(Read { ino: file, fh, offset: 0, len: LARGEST_READ, lends: Lends::Slices }, reply))
+            .map(whole);
         match read {
             Ok(bytes) if bytes.len() < LARGEST_READ => assert!(self.log.ends_with(&bytes), "{} bytes", bytes.len()),
             Ok(_) => {}
@@ -355,7 +361,7 @@ impl Mounted {
     }
 
     fn read(&self, ino: u64, fh: u64, offset: u64, len: usize) {
-        let read = self.ask(|fs, reply| fs.read(Read { ino, fh, offset, len }, reply)).map(|bytes| bytes.to_vec());
+        let read = self.ask(|fs, reply| fs.read(Read { ino, fh, offset, len, lends: Lends::Slices }, reply)).map(whole);
         if self.shut {
             assert_eq!(read, Err(Errno::ESHUTDOWN));
         } else if is_log(ino) {
@@ -474,10 +480,10 @@ pub fn check_texts(fs: &LlamaFs) {
         let mut text = Vec::new();
         loop {
             let slot = Arc::new(Mutex::new(None));
-            let read = Read { ino: attr.ino, fh: opened.fh, offset: text.len() as u64, len: 1000 };
+            let read = Read { ino: attr.ino, fh: opened.fh, offset: text.len() as u64, len: 1000, lends: Lends::Whole };
             fs.read(read, Answer(slot.clone()));
             match slot.lock().unwrap().take().expect("a snapshot is read at once") {
-                Ok(piece) if !piece.is_empty() => text.extend_from_slice(&piece),
+                Ok(piece) if !piece.is_empty() => piece.slices().for_each(|bytes| text.extend_from_slice(bytes)),
                 Ok(_) | Err(Errno::ESHUTDOWN) => break,
                 Err(error) => panic!("{error:?}"),
             }

@@ -1,10 +1,12 @@
 //! What a read gave, on its way to who asked: its bytes lie in the daemon's memory, and its turn is not over, until it is
 //! dropped. So it is kept until the kernel has the bytes, and no longer.
 
+use std::borrow::Cow;
 use std::fmt;
-use std::ops::Deref;
 
 use super::LlamaFs;
+use crate::io::try_room;
+use crate::store::ReadBytes;
 
 /// A read whose turn it is. Dropped, it is the next one's.
 pub(super) struct Turn {
@@ -19,7 +21,7 @@ impl Turn {
     }
 
     /// It gave these bytes.
-    pub(super) fn lends(self, data: Vec<u8>) -> Lent {
+    pub(super) fn lends(self, data: ReadBytes) -> Lent {
         Lent { data, turn: Some(self) }
     }
 }
@@ -32,7 +34,7 @@ impl Drop for Turn {
 
 /// The bytes of a read. Dropped, their memory goes back to where reads get it, and the next read has its turn.
 pub struct Lent {
-    data: Vec<u8>,
+    data: ReadBytes,
     /// None: nothing was read.
     turn: Option<Turn>,
 }
@@ -40,15 +42,36 @@ pub struct Lent {
 impl Lent {
     /// No bytes.
     pub(super) fn nothing() -> Self {
-        Self { data: Vec::new(), turn: None }
+        Self { data: ReadBytes::default(), turn: None }
     }
 }
 
-impl Deref for Lent {
-    type Target = [u8];
+impl Lent {
+    /// The bytes, one slice behind the other.
+    pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        self.data.slices()
+    }
 
-    fn deref(&self) -> &[u8] {
-        &self.data
+    /// How many they are.
+    pub fn len(&self) -> usize {
+        self.data.len()
+    }
+
+    /// There are none.
+    pub fn is_empty(&self) -> bool {
+        self.data.is_empty()
+    }
+
+    /// The bytes in one piece, or nothing: they are in more, and there is no memory for that.
+    pub fn in_one(&self) -> Option<Cow<'_, [u8]>> {
+        let mut slices = self.slices();
+        let first = slices.next().unwrap_or(&[]);
+        if first.len() == self.len() {
+            return Some(Cow::Borrowed(first));
+        }
+        let mut all = try_room(self.len())?;
+        self.slices().for_each(|bytes| all.extend_from_slice(bytes));
+        Some(Cow::Owned(all))
     }
 }
 
@@ -63,6 +86,6 @@ impl Drop for Lent {
 
 impl fmt::Debug for Lent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes", self.data.len())
+        write!(f, "{} bytes", self.len())
     }
 }

@@ -5,6 +5,7 @@ use super::lent::{Lent, Turn};
 use super::open::is_cached;
 use super::types::{Errno, Read, Reply};
 use super::{Inner, LlamaFs, view};
+use crate::store::ReadBytes;
 use crate::store::types::{LogId, StoreError};
 
 impl LlamaFs {
@@ -23,7 +24,7 @@ impl LlamaFs {
         let me = self.clone();
         self.inner.turns.take(read.len, move || {
             let (turn, inner) = (Turn::of(me.clone(), read.len), me.inner.clone());
-            me.read_in_turn(read, move |result: Result<Vec<u8>, Errno>| {
+            me.read_in_turn(read, move |result: Result<ReadBytes, Errno>| {
                 match result {
                     Ok(data) => reply.send(Ok(turn.lends(data))),
                     Err(errno) => {
@@ -37,13 +38,13 @@ impl LlamaFs {
         });
     }
 
-    fn read_in_turn(&self, read: Read, answer: impl Reply<Vec<u8>>) {
+    fn read_in_turn(&self, read: Read, answer: impl Reply<ReadBytes>) {
         match Node::of(read.ino) {
             Some(Node::Log(id)) => self.read_log(id, read, answer),
             Some(Node::File(ControlFile::Device)) => self.read_device(read, answer),
             Some(Node::File(_)) => {
                 let part = self.inner.snapshots.lock().part(read.fh, read.offset, read.len);
-                answer.send(part.ok_or(Errno::EBADF));
+                answer.send(part.map(ReadBytes::from).ok_or(Errno::EBADF));
             }
             Some(Node::Root | Node::Directory(_) | Node::Control | Node::Moments | Node::View(_)) => {
                 answer.send(Err(Errno::EISDIR))
@@ -52,7 +53,7 @@ impl LlamaFs {
         }
     }
 
-    fn read_log(&self, id: LogId, read: Read, reply: impl Reply<Vec<u8>>) {
+    fn read_log(&self, id: LogId, read: Read, reply: impl Reply<ReadBytes>) {
         let Some(log) = self.inner.logs.get(id) else { return reply.send(Err(Errno::ENOENT)) };
         let cached = is_cached(read.fh);
         let end = read.offset.saturating_add(read.len as u64);
@@ -60,7 +61,7 @@ impl LlamaFs {
         // Bytes that are there for certain. The kernel takes a short answer to a page for the end of the file and
         // reads zeros behind it, so damage inside is an error of those pages; a direct reader gets what is before it.
         let certain = end.min(visible).saturating_sub(read.offset);
-        let done = move |result: Result<Vec<u8>, StoreError>| {
+        let done = move |result: Result<ReadBytes, StoreError>| {
             reply.send(match result {
                 Ok(data) if (data.len() as u64) < certain && (cached || data.is_empty()) => {
                     log::error!("read of log {id} at {}: {} of {certain} bytes", read.offset, data.len());
@@ -73,16 +74,16 @@ impl LlamaFs {
                 }
             });
         };
-        self.inner.store.read(id, read.offset, read.len, Box::new(done));
+        self.inner.store.read(id, read.offset, read.len, read.lends, Box::new(done));
     }
 
-    fn read_device(&self, read: Read, reply: impl Reply<Vec<u8>>) {
+    fn read_device(&self, read: Read, reply: impl Reply<ReadBytes>) {
         let left = self.inner.store.device_bytes().saturating_sub(read.offset);
         let len = read.len.min(usize::try_from(left).unwrap_or(usize::MAX));
         if len == 0 {
-            return reply.send(Ok(Vec::new()));
+            return reply.send(Ok(ReadBytes::default()));
         }
-        let done = move |result: Result<Vec<u8>, StoreError>| reply.send(result.map_err(Errno::from));
+        let done = move |result: Result<ReadBytes, StoreError>| reply.send(result.map_err(Errno::from));
         self.inner.store.read_device(read.offset, len, Box::new(done));
     }
 

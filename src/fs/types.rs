@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::store::Lends;
 use crate::store::types::StoreError;
 
 /// The error of a system call.
@@ -186,6 +187,8 @@ pub struct Read {
     pub offset: u64,
     /// Bytes wanted.
     pub len: usize,
+    /// In which shape the transport takes them.
+    pub lends: Lends,
 }
 
 /// Who makes something, and what.

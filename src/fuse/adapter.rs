@@ -16,6 +16,7 @@ use fuser::{
 use super::{MAX_BACKGROUND, PAGE, REQUEST_BYTES, nearby};
 use crate::fs::types::{Attr, Errno, Ioctl, Kind, New, Opened, Read, SetAttr, SetTime, StatFs, Write};
 use crate::fs::{Lent, LlamaFs};
+use crate::store::Lends;
 
 /// The file system as `fuser` sees it.
 pub struct Adapter {
@@ -266,9 +267,12 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyData,
     ) {
         nearby::serve(req.pid(), size as usize);
-        let read = Read { ino: ino.0, fh: fh.0, offset, len: size as usize };
+        let read = Read { ino: ino.0, fh: fh.0, offset, len: size as usize, lends: Lends::Whole };
         self.fs.read(read, move |result: Result<Lent, Errno>| match result {
-            Ok(data) => reply.data(&data),
+            Ok(data) => match data.in_one() {
+                Some(bytes) => reply.data(&bytes),
+                None => reply.error(errno(Errno::ENOMEM)),
+            },
             Err(error) => reply.error(errno(error)),
         });
     }

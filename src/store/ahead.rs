@@ -92,9 +92,27 @@ impl LogStructuredStore {
         Some(end)
     }
 
+    /// A piece has landed: before it is checked, which takes a while, ask for the next one behind all that were asked for, so
+    /// that the device goes on.
+    ///
+    /// Only forwards, and not far from where the reader was seen: so pieces that do not check end it, though each of them asks
+    /// for one more.
+    fn bring_behind(&self, piece: &Piece) {
+        let Some(reader) = self.pieces.reader(piece.log) else { return };
+        let (edge, _) = self.pieces.reach(piece.lsns.start);
+        let far = edge.saturating_sub(reader.lsn) > AHEAD as u64 * PIECE;
+        if (reader.lsn..reader.stop).contains(&edge) && !far {
+            self.bring(piece.log, edge, None);
+        }
+    }
+
     /// A piece can be checked, and then those behind it that have landed before.
     fn arrived(&self, mut landed: Option<Landed>) {
         while let Some((piece, buffer)) = landed {
+            if buffer.is_some() {
+                self.reads.is_here(piece.number);
+                self.bring_behind(&piece);
+            }
             let end = buffer.and_then(|buffer| self.check_piece(&piece, buffer));
             let behind = self.pieces.settled(&piece);
             if let (Some(end), Some((number, _))) = (end, &behind) {

@@ -9,13 +9,14 @@ use std::sync::Arc;
 
 use crate::sync::Mutex;
 
+use super::given::Lender;
 use crate::format::{FrameSeed, Lsn};
 use crate::io::Buffer;
 
 /// Chunks kept, at most; a chunk is at most a read of [`super::read::CHUNK`] and one largest frame.
-const KEPT: usize = 7;
+const KEPT: usize = 6;
 /// Buffers kept for the next reads.
-const SPARE: usize = 2;
+const SPARE: usize = 3;
 
 /// Checked frames, one behind the other.
 #[derive(Clone)]
@@ -24,7 +25,7 @@ pub struct Chunk {
     pub lsns: Range<Lsn>,
     /// LSN of the buffer's first byte, at or below the range.
     pub base: Lsn,
-    /// What was read ends here: a whole block. Behind the frames it is the beginning of the next one.
+    /// What is known ends here: a whole block. Behind the frames it is the beginning of the next one.
     pub until: Lsn,
     /// What was read.
     pub buffer: Arc<Buffer>,
@@ -52,6 +53,7 @@ impl Chunk {
 pub struct ChunkCache {
     chunks: Mutex<Vec<Chunk>>,
     spare: Mutex<Vec<Buffer>>,
+    lender: Lender,
 }
 
 impl ChunkCache {
@@ -62,6 +64,15 @@ impl ChunkCache {
         let chunk = chunks.remove(at);
         chunks.push(chunk.clone());
         Some(chunk)
+    }
+
+    /// A reader that goes on from where it was has taken all of a chunk: this one goes first.
+    pub fn is_read(&self, start: Lsn) {
+        let mut chunks = self.chunks.lock();
+        if let Some(at) = chunks.iter().position(|chunk| chunk.lsns.start == start) {
+            let chunk = chunks.remove(at);
+            chunks.insert(0, chunk);
+        }
     }
 
     /// The chunks from the one with `lsn` on, one behind the other: how many, and where what was read ends, if anything
@@ -82,11 +93,17 @@ impl ChunkCache {
         self.chunks.lock().iter().rev().find(|chunk| chunk.until == until).cloned()
     }
 
-    /// Keep a chunk; the one longest unused goes.
+    /// Who lends slices of the chunks.
+    pub fn lender(&self) -> &Lender {
+        &self.lender
+    }
+
+    /// Keep a chunk; the one longest unused goes, of those of which nothing is lent: their memory would stay.
     pub fn put(&self, chunk: Chunk) {
         let mut chunks = self.chunks.lock();
         let same = chunks.iter().position(|have| have.lsns.start == chunk.lsns.start);
-        let goes = same.or((chunks.len() >= KEPT).then_some(0)).map(|at| chunks.remove(at));
+        let unused = || chunks.iter().position(|have| Arc::strong_count(&have.buffer) == 1).unwrap_or(0);
+        let goes = same.or_else(|| (chunks.len() >= KEPT).then(unused)).map(|at| chunks.remove(at));
         chunks.push(chunk);
         drop(chunks);
         // Not if a reader is still copying from it.
@@ -98,7 +115,8 @@ impl ChunkCache {
     /// A buffer of at least this length that was used before: what is in it is old.
     pub fn used_buffer(&self, len: usize) -> Option<Buffer> {
         let mut spare = self.spare.lock();
-        let at = spare.iter().position(|buffer| buffer.len() >= len)?;
+        // The last one that was used: what is in the processor's cache still, a device fills sooner.
+        let at = spare.iter().rposition(|buffer| buffer.len() >= len)?;
         Some(spare.swap_remove(at))
     }
 

@@ -9,7 +9,7 @@
 //! - `catalog`, `table`, `tree`, `index`, `segments`, `mounts`, `geometry`: what a running store knows
 //! - `changes`, `nodes`: changes of the catalog, and questions to it
 //! - `append`, `placing`, `flusher`, `commit`, `keeper`: from an append to stable media
-//! - `read`, `reads`, `walk`, `chunks`, `blockwise`: back again
+//! - `read`, `reads`, `walk`, `chunks`, `given`, `blockwise`: back again
 //! - `summaries`, `cleaner`, `reclaim`: full segments summed up, emptied and let go; `ranges`: where each log lies
 //! - `trim`, `retention`: the old ends of logs are let go, by hand and by rule; `moment`: since when, `expiry`: until when
 //! - `grow`: more segments
@@ -36,6 +36,7 @@ mod expiry;
 mod flusher;
 mod frames;
 mod geometry;
+mod given;
 mod grow;
 mod index;
 mod inspect;
@@ -74,6 +75,7 @@ use crate::sync::Mutex;
 
 pub use create::{FormatOptions, FormatReport};
 pub use error::OpenError;
+pub use given::{Lends, ReadBytes};
 pub use grow::{GrowReport, grow};
 pub use inspect::{CheckReport, Finding, FrameInfo, Gap, Image, Lost, Part};
 pub use moment::Begins;

@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use super::LogStructuredStore;
 use super::blockwise::Around;
+use super::given::{Lender, Lends, ReadBytes};
 use super::types::{LogId, OnError, ReadDone, StoreError};
 use crate::format::frame::{decode, peek};
 use crate::format::{FRAME_HEADER, Frame, FrameSeed, Lsn, frame_len};
@@ -34,7 +35,8 @@ pub(super) struct Job {
     pub offset: u64,
     /// End of what is wanted.
     pub end: u64,
-    pub out: Vec<u8>,
+    pub out: ReadBytes,
+    lends: Lends,
     /// For a frame that is looked at in the ring.
     room: Vec<u8>,
     /// Frame that is looked at next.
@@ -87,7 +89,7 @@ pub(super) enum Next {
 impl LogStructuredStore {
     /// Read `len` bytes of `log` at `offset`: fewer at its end or in front of damage. `done` may be called at once, or
     /// from the thread that owns completions.
-    pub fn read(&self, log: LogId, offset: u64, len: usize, done: ReadDone) {
+    pub fn read(&self, log: LogId, offset: u64, len: usize, lends: Lends, done: ReadDone) {
         if self.flusher.has_failed() && self.options.errors == OnError::Shutdown {
             return done(Err(StoreError::Io("the store was shut down after a device error".to_owned())));
         }
@@ -95,7 +97,7 @@ impl LogStructuredStore {
         let end = offset.saturating_add(len as u64).min(state.entry.size);
         if offset >= end {
             drop(state);
-            return done(Ok(Vec::new()));
+            return done(Ok(ReadBytes::default()));
         }
         let sequential = state.ask(offset..end);
         drop(state);
@@ -104,7 +106,8 @@ impl LogStructuredStore {
             log,
             offset,
             end,
-            out,
+            out: out.into(),
+            lends,
             room: Vec::new(),
             lsn: 0,
             about: 0,
@@ -127,7 +130,7 @@ impl LogStructuredStore {
         let Some(mut state) = self.catalog.lock(job.log) else { return Next::Finish(Err(StoreError::NotFound)) };
         if job.offset < state.entry.head {
             let zeros = state.entry.head.min(job.end) - job.offset;
-            job.out.resize(job.out.len() + zeros as usize, 0);
+            job.out.zeros(zeros as usize);
             job.offset += zeros;
             return Next::Again;
         }
@@ -161,8 +164,8 @@ impl LogStructuredStore {
     /// [`Self::read`], and wait.
     pub fn read_now(&self, log: LogId, offset: u64, len: usize) -> Result<Vec<u8>, StoreError> {
         let (sender, receiver) = std::sync::mpsc::channel();
-        self.read(log, offset, len, Box::new(move |result| drop(sender.send(result))));
-        self.wait_for(&receiver)
+        self.read(log, offset, len, Lends::Nothing, Box::new(move |result| drop(sender.send(result))));
+        self.wait_for(&receiver)?.into_vec().ok_or(StoreError::Memory)
     }
 
     /// Go on with a job until it is done or waits for the device.
@@ -234,7 +237,7 @@ impl LogStructuredStore {
             let skip = (job.offset - offset) as usize;
             let wanted = payload.get(skip..).unwrap_or(&[]);
             let wanted = wanted.get(..wanted.len().min((job.end - job.offset) as usize)).unwrap_or(&[]);
-            job.out.extend_from_slice(wanted);
+            job.out.copy(wanted);
             job.offset += wanted.len() as u64;
         }
         job.lsn += frame.total;
@@ -354,8 +357,8 @@ impl LogStructuredStore {
     }
 
     /// What a read gave is not wanted any more: its memory serves for the next.
-    pub fn give_back(&self, read: Vec<u8>) {
-        self.rooms.give_back(read);
+    pub fn give_back(&self, read: impl Into<ReadBytes>) {
+        self.rooms.give_back(read.into().into_room());
     }
 
     /// Bytes of the raw device, wherever they start: what `hexdump` of the device shows.
@@ -363,7 +366,7 @@ impl LogStructuredStore {
         let capacity = self.io.geometry().capacity;
         let end = offset.saturating_add(len as u64).min(capacity);
         if offset >= end {
-            return done(Ok(Vec::new()));
+            return done(Ok(ReadBytes::default()));
         }
         let unit = u64::from(self.io.geometry().block);
         let base = offset - offset % unit;
@@ -378,7 +381,10 @@ impl LogStructuredStore {
             base,
             Box::new(move |result| {
                 done(match result {
-                    Ok(buffer) => try_copy(buffer.as_slice().get(range).unwrap_or(&[])).ok_or(StoreError::Memory),
+                    Ok(buffer) => {
+                        let copy = try_copy(buffer.as_slice().get(range).unwrap_or(&[]));
+                        copy.map(ReadBytes::from).ok_or(StoreError::Memory)
+                    }
                     Err(error) => Err(error.into()),
                 });
             }),
@@ -395,6 +401,16 @@ impl Job {
     pub fn lost(&self, why: &str) -> String {
         let damage = self.damage.as_deref().map(|damage| format!("; {damage}")).unwrap_or_default();
         format!("log {} offset {} can't be read: {why}{damage}", self.log, self.offset)
+    }
+
+    /// Who lends what comes next, of which so many bytes are wanted.
+    pub(super) fn lender<'a>(&self, lender: &'a Lender, take: usize) -> Option<&'a Lender> {
+        let lends = match self.lends {
+            Lends::Nothing => false,
+            Lends::Whole => self.out.is_empty() && take as u64 == self.end - self.offset,
+            Lends::Slices => true,
+        };
+        lends.then_some(lender)
     }
 
     /// There is no memory for it.

@@ -20,6 +20,8 @@ struct Flying {
     number: u64,
     lsns: Range<Lsn>,
     waiting: Vec<Job>,
+    /// It is here, and about to be checked.
+    here: bool,
 }
 
 #[derive(Default)]
@@ -27,6 +29,13 @@ struct State {
     next: u64,
     flying: Vec<Flying>,
     queued: VecDeque<Job>,
+}
+
+impl State {
+    /// Reads that keep the device busy.
+    fn under_way(&self) -> usize {
+        self.flying.iter().filter(|read| !read.here).count()
+    }
 }
 
 /// The reads under way.
@@ -46,13 +55,13 @@ impl Reads {
             read.waiting.push(job);
             return None;
         }
-        if state.flying.len() >= MAX_READS {
+        if state.under_way() >= MAX_READS {
             state.queued.push_back(job);
             return None;
         }
         let number = state.next;
         state.next += 1;
-        state.flying.push(Flying { number, lsns, waiting: Vec::new() });
+        state.flying.push(Flying { number, lsns, waiting: Vec::new(), here: false });
         Some((number, job))
     }
 
@@ -61,13 +70,21 @@ impl Reads {
         let mut state = self.state.lock();
         let middle = lsns.start.midpoint(lsns.end);
         let flies = state.flying.iter().any(|read| read.lsns.contains(&middle));
-        if flies || !state.queued.is_empty() || state.flying.len() >= MAX_AHEAD {
+        if flies || !state.queued.is_empty() || state.under_way() >= MAX_AHEAD {
             return None;
         }
         let number = state.next;
         state.next += 1;
-        state.flying.push(Flying { number, lsns, waiting: Vec::new() });
+        state.flying.push(Flying { number, lsns, waiting: Vec::new(), here: false });
         Some(number)
+    }
+
+    /// Read `number` does not keep the device busy any more.
+    pub fn is_here(&self, number: u64) {
+        let mut state = self.state.lock();
+        if let Some(read) = state.flying.iter_mut().find(|read| read.number == number) {
+            read.here = true;
+        }
     }
 
     /// The first frame of what read `number` brings begins at `lsn`, before it: what is missing of it is there by then.
@@ -100,6 +117,6 @@ impl Reads {
     /// none: a job that finds its bytes in the cache makes no read, whose landing would bring back the next.
     pub fn next(&self) -> Option<Job> {
         let mut state = self.state.lock();
-        if state.flying.len() < MAX_READS { state.queued.pop_front() } else { None }
+        if state.under_way() < MAX_READS { state.queued.pop_front() } else { None }
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::given::ReadBytes;
 use crate::format::CatalogEntry;
 use crate::format::catalog::FLAG_DROP_OLDEST;
 pub use crate::format::{NodeKind, ROOT_ID};
@@ -386,7 +387,7 @@ pub type AppendDone = Box<dyn FnOnce(Result<Appended, StoreError>) + Send>;
 /// Called once with what became of a change.
 pub type ChangeDone = Box<dyn FnOnce(Result<Changed, StoreError>) + Send>;
 /// Called once with the bytes of a read: fewer than asked for only at the end of the log or before damage.
-pub type ReadDone = Box<dyn FnOnce(Result<Vec<u8>, StoreError>) + Send>;
+pub type ReadDone = Box<dyn FnOnce(Result<ReadBytes, StoreError>) + Send>;
 
 /// What the last recovery found.
 #[derive(Debug, Clone, Default, serde::Serialize)]

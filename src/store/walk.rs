@@ -32,7 +32,7 @@ impl LogStructuredStore {
         let from = |lsn: Lsn| bytes.get((lsn - base) as usize..).unwrap_or(&[]);
         let (lsn, failure) = mounts.frames(job.lsn..until, from(job.lsn), segment_end);
         if lsn > job.lsn {
-            let until = self.shape.block_down(until.max(job.lsn));
+            let until = self.shape.block_down(until.max(lsn));
             let chunk = Chunk { lsns: job.lsn..lsn, base, until, buffer: Arc::new(buffer), seed: mounts.seed };
             self.chunks.put(chunk.clone());
             return self.take_from_chunk(job, &chunk);
@@ -66,6 +66,8 @@ impl LogStructuredStore {
         if lsn >= until || end == lsn && !matches!(failure, FrameError::NeedMore(_)) {
             return None;
         }
+        // A last VOID or PADD may reach beyond what was read, to the segment's end: nothing in it is worth a read.
+        let until = until.max(self.shape.block_down(end));
         self.chunks.put(Chunk { lsns: lsn..end, base, until, buffer: Arc::new(buffer), seed: mounts.seed });
         Some(end)
     }
@@ -173,11 +175,13 @@ impl LogStructuredStore {
                     }
                     return Next::Finish(if job.out.is_empty() { Err(StoreError::Io(lost)) } else { Ok(()) });
                 }
-                let payload = bytes.get(FRAME_HEADER..FRAME_HEADER + frame.value as usize).unwrap_or(&[]);
+                let payload = bytes.get(FRAME_HEADER..FRAME_HEADER + frame.value as usize).map_or(0, <[u8]>::len);
                 let skip = (job.offset - frame.offset) as usize;
-                let take = payload.len().saturating_sub(skip).min((job.end - job.offset) as usize);
-                if let Some(wanted) = payload.get(skip..skip + take) {
-                    job.out.extend_from_slice(wanted);
+                let take = payload.saturating_sub(skip).min((job.end - job.offset) as usize);
+                if take > 0 {
+                    let start = (job.lsn - chunk.base) as usize + FRAME_HEADER + skip;
+                    let lender = job.lender(self.chunks.lender(), take);
+                    job.out.take(&chunk.buffer, start..start + take, lender);
                     job.offset += take as u64;
                 }
                 last = Some((frame.offset, job.lsn, frame.total));
@@ -190,6 +194,9 @@ impl LogStructuredStore {
             && let Some(mut log) = self.catalog.lock(job.log)
         {
             log.remember(offset, lsn, total);
+        }
+        if job.sequential && job.lsn >= chunk.lsns.end {
+            self.chunks.is_read(chunk.lsns.start);
         }
         self.read_ahead(job);
         Next::Again

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use llamafs::format::ROOT_ID;
 use llamafs::io::{Device, SimDevice, SimFault, SimOp};
-use llamafs::store::{AppendAt, Appended, AttrChange, LogStructuredStore, StoreError};
+use llamafs::store::{AppendAt, Appended, AttrChange, Lends, LogStructuredStore, ReadBytes, StoreError};
 use parking_lot::Mutex;
 
 use super::aging::{self, Aging};
@@ -408,7 +408,10 @@ impl World {
         let size = self.model.log(self.log).data.len();
         let slot = Arc::new(Mutex::new(None));
         let filled = slot.clone();
-        store.read(self.log, offset, len, Box::new(move |result| *filled.lock() = Some(result)));
+        let fill = move |result: Result<ReadBytes, StoreError>| {
+            *filled.lock() = Some(result.map(|bytes| bytes.into_vec().unwrap()));
+        };
+        store.read(self.log, offset, len, Lends::Slices, Box::new(fill));
         let mut rounds = 0;
         while slot.lock().is_none() {
             store.poll(true);

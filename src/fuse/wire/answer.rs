@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{IoSlice, Write};
-use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,16 +36,22 @@ impl Bytes {
     fn none() -> Self {
         Self::Ours(Vec::new())
     }
-}
 
-impl Deref for Bytes {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
+    /// How many they are.
+    pub fn len(&self) -> usize {
         match self {
-            Self::Ours(bytes) => bytes,
-            Self::Lent(bytes) => bytes,
+            Self::Ours(bytes) => bytes.len(),
+            Self::Lent(bytes) => bytes.len(),
         }
+    }
+
+    /// All of them, one slice behind the other.
+    pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        let (ours, lent) = match self {
+            Self::Ours(bytes) => (Some(&**bytes), None),
+            Self::Lent(bytes) => (None, Some(bytes.slices())),
+        };
+        ours.into_iter().chain(lent.into_iter().flatten())
     }
 }
 
@@ -113,7 +118,8 @@ impl Answer {
             From::Device(device) => {
                 let header = header(error, self.unique, data.len());
                 // One call: the kernel takes it whole or not at all.
-                if let Err(error) = (&**device).write_vectored(&[IoSlice::new(&header), IoSlice::new(&data)]) {
+                let parts: Vec<_> = [&*header].into_iter().chain(data.slices()).map(IoSlice::new).collect();
+                if let Err(error) = (&**device).write_vectored(&parts) {
                     // Nobody waits for it any more.
                     log::debug!("answer to request {}: {error}", self.unique);
                 }

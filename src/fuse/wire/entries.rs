@@ -128,8 +128,12 @@ impl Entries {
         // SAFETY: as above, its data.
         let place = unsafe { std::slice::from_raw_parts_mut(data.iov_base.cast::<u8>(), data.iov_len) };
         let (error, bytes) = match place.get_mut(..ready.data.len()) {
-            Some(place) => {
-                place.copy_from_slice(&ready.data);
+            Some(mut place) => {
+                for bytes in ready.data.slices() {
+                    let (here, behind) = place.split_at_mut_checked(bytes.len())?;
+                    here.copy_from_slice(bytes);
+                    place = behind;
+                }
                 (ready.error, ready.data.len())
             }
             None => (-libc::EIO, 0),

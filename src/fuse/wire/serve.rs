@@ -9,6 +9,7 @@ use super::{Service, tree};
 use crate::fs::types::{Attr, Errno, Ioctl, LockAsk, Opened, Read, SetAttr, SetTime, StatFs, Want, Write};
 use crate::fs::{Lent, LlamaFs};
 use crate::io::Commits;
+use crate::store::Lends;
 
 /// The writer may not keep set-id bits.
 const WRITE_KILL_SUIDGID: u32 = 1 << 2;
@@ -193,7 +194,7 @@ fn read(fs: &LlamaFs, header: &Header, body: &mut Body<'_>, answer: Answer) -> O
     if answer.by_device() {
         nearby::serve(header.pid, len as usize);
     }
-    let read = Read { ino: header.node, fh, offset, len: len as usize };
+    let read = Read { ino: header.node, fh, offset, len: len as usize, lends: Lends::Slices };
     fs.read(read, |result: Result<Lent, Errno>| match result {
         Ok(data) => answer.read(data),
         Err(errno) => answer.error(errno),
