@@ -125,7 +125,8 @@ fn a_session_ends_when_a_thread_of_a_queue_does() {
         panic!("on purpose: what a queue serves has a fault")
     });
     let queues = vec![Queue { inbox: inbox.clone(), thread: Some(thread) }];
-    let session = Session { service: mounted(), devices: vec![Arc::new(File::from(ours))], queues, ends };
+    let serves = std::thread::spawn(move || serve(&Arc::new(File::from(ours)), &mounted()));
+    let session = Session { threads: vec![serves], queues, ends };
     let (sender, ended) = mpsc::channel();
     std::thread::spawn(move || sender.send(session.run()).unwrap());
     assert!(ended.recv_timeout(LIMIT).expect("nobody waits for the other threads").is_err());
