@@ -112,6 +112,9 @@ impl LogStructuredStore {
             if buffer.is_some() {
                 self.reads.is_here(piece.number);
                 self.bring_behind(&piece);
+                // What gives it to the device may be a thread of the kernel's, as with a loop device, that waits for this
+                // processor.
+                crate::sync::thread::yield_now();
             }
             let end = buffer.and_then(|buffer| self.check_piece(&piece, buffer));
             let behind = self.pieces.settled(&piece);

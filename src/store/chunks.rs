@@ -14,9 +14,9 @@ use crate::format::{FrameSeed, Lsn};
 use crate::io::Buffer;
 
 /// Chunks kept, at most; a chunk is at most a read of [`super::read::CHUNK`] and one largest frame.
-const KEPT: usize = 6;
+pub const KEPT: usize = 6;
 /// Buffers kept for the next reads.
-const SPARE: usize = 3;
+const SPARE: usize = 4;
 
 /// Checked frames, one behind the other.
 #[derive(Clone)]
@@ -48,10 +48,16 @@ impl Chunk {
     }
 }
 
+struct Kept {
+    chunk: Chunk,
+    /// Whoever read it does not come back: its buffer serves for the next read.
+    done: bool,
+}
+
 /// The cache; newest last.
 #[derive(Default)]
 pub struct ChunkCache {
-    chunks: Mutex<Vec<Chunk>>,
+    chunks: Mutex<Vec<Kept>>,
     spare: Mutex<Vec<Buffer>>,
     lender: Lender,
 }
@@ -60,18 +66,20 @@ impl ChunkCache {
     /// The chunk with the frame at `lsn`.
     pub fn get(&self, lsn: Lsn) -> Option<Chunk> {
         let mut chunks = self.chunks.lock();
-        let at = chunks.iter().rposition(|chunk| chunk.lsns.contains(&lsn))?;
-        let chunk = chunks.remove(at);
-        chunks.push(chunk.clone());
+        let at = chunks.iter().rposition(|kept| kept.chunk.lsns.contains(&lsn))?;
+        let Kept { chunk, .. } = chunks.remove(at);
+        chunks.push(Kept { chunk: chunk.clone(), done: false });
         Some(chunk)
     }
 
-    /// A reader that goes on from where it was has taken all of a chunk: this one goes first.
-    pub fn is_read(&self, start: Lsn) {
+    /// A reader that goes on from where it was has taken all of a chunk, of a log that does not fit in here: this one goes
+    /// first. Fresh memory costs more than reading into it, and the less memory the reads go through, the more of it is in
+    /// the processor's cache.
+    pub fn is_done(&self, start: Lsn) {
         let mut chunks = self.chunks.lock();
-        if let Some(at) = chunks.iter().position(|chunk| chunk.lsns.start == start) {
-            let chunk = chunks.remove(at);
-            chunks.insert(0, chunk);
+        if let Some(at) = chunks.iter().position(|kept| kept.chunk.lsns.start == start) {
+            let Kept { chunk, .. } = chunks.remove(at);
+            chunks.insert(0, Kept { chunk, done: true });
         }
     }
 
@@ -80,17 +88,16 @@ impl ChunkCache {
     pub fn reach(&self, mut lsn: Lsn) -> (usize, Option<Lsn>) {
         let chunks = self.chunks.lock();
         let mut count = 0;
-        while let Some(next) =
-            chunks.iter().filter(|chunk| chunk.lsns.contains(&lsn)).max_by_key(|chunk| chunk.lsns.end)
+        while let Some(next) = all(&chunks).filter(|chunk| chunk.lsns.contains(&lsn)).max_by_key(|chunk| chunk.lsns.end)
         {
             (lsn, count) = (next.lsns.end, count + 1);
         }
-        (count, chunks.iter().filter(|chunk| chunk.lsns.end == lsn).map(|chunk| chunk.until).max())
+        (count, all(&chunks).filter(|chunk| chunk.lsns.end == lsn).map(|chunk| chunk.until).max())
     }
 
     /// The chunk of what was read up to `until`.
     pub fn up_to(&self, until: Lsn) -> Option<Chunk> {
-        self.chunks.lock().iter().rev().find(|chunk| chunk.until == until).cloned()
+        all(&self.chunks.lock()).rev().find(|chunk| chunk.until == until).cloned()
     }
 
     /// Who lends slices of the chunks.
@@ -101,13 +108,13 @@ impl ChunkCache {
     /// Keep a chunk; the one longest unused goes, of those of which nothing is lent: their memory would stay.
     pub fn put(&self, chunk: Chunk) {
         let mut chunks = self.chunks.lock();
-        let same = chunks.iter().position(|have| have.lsns.start == chunk.lsns.start);
-        let unused = || chunks.iter().position(|have| Arc::strong_count(&have.buffer) == 1).unwrap_or(0);
+        let same = all(&chunks).position(|have| have.lsns.start == chunk.lsns.start);
+        let unused = || all(&chunks).position(is_unused).unwrap_or(0);
         let goes = same.or_else(|| (chunks.len() >= KEPT).then(unused)).map(|at| chunks.remove(at));
-        chunks.push(chunk);
+        chunks.push(Kept { chunk, done: false });
         drop(chunks);
         // Not if a reader is still copying from it.
-        if let Some(buffer) = goes.and_then(|chunk| Arc::try_unwrap(chunk.buffer).ok()) {
+        if let Some(buffer) = goes.and_then(|kept| Arc::try_unwrap(kept.chunk.buffer).ok()) {
             self.give_back(buffer);
         }
     }
@@ -116,8 +123,14 @@ impl ChunkCache {
     pub fn used_buffer(&self, len: usize) -> Option<Buffer> {
         let mut spare = self.spare.lock();
         // The last one that was used: what is in the processor's cache still, a device fills sooner.
-        let at = spare.iter().rposition(|buffer| buffer.len() >= len)?;
-        Some(spare.swap_remove(at))
+        if let Some(at) = spare.iter().rposition(|buffer| buffer.len() >= len) {
+            return Some(spare.swap_remove(at));
+        }
+        drop(spare);
+        let mut chunks = self.chunks.lock();
+        let fits = |kept: &Kept| kept.done && kept.chunk.buffer.len() >= len && is_unused(&kept.chunk);
+        let at = chunks.iter().position(fits)?;
+        Arc::try_unwrap(chunks.remove(at).chunk.buffer).ok()
     }
 
     fn give_back(&self, buffer: Buffer) {
@@ -127,4 +140,13 @@ impl ChunkCache {
         }
         spare.push(buffer);
     }
+}
+
+fn all(chunks: &[Kept]) -> impl DoubleEndedIterator<Item = &Chunk> + ExactSizeIterator {
+    chunks.iter().map(|kept| &kept.chunk)
+}
+
+/// Nothing of it is lent, and nobody copies from it.
+fn is_unused(chunk: &Chunk) -> bool {
+    Arc::strong_count(&chunk.buffer) == 1
 }

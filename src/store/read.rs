@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use super::LogStructuredStore;
 use super::blockwise::Around;
+use super::chunks::KEPT as CHUNKS_KEPT;
 use super::given::{Lender, Lends, ReadBytes};
 use super::types::{LogId, OnError, ReadDone, StoreError};
 use crate::format::frame::{decode, peek};
@@ -56,6 +57,8 @@ pub(super) struct Job {
     /// Bytes to read from the device at least, when a frame is longer than was read.
     pub need: u64,
     pub sequential: bool,
+    /// Its reader goes on, in a log that does not fit in the cache of chunks.
+    pub streams: bool,
     /// What was passed over, if it may have held what is wanted.
     pub damage: Option<String>,
     /// Places behind damage that may be frames and were longer than what was read.
@@ -100,6 +103,7 @@ impl LogStructuredStore {
             return done(Ok(ReadBytes::default()));
         }
         let sequential = state.ask(offset..end);
+        let streams = sequential && state.entry.size - state.entry.head > CHUNKS_KEPT as u64 * CHUNK;
         drop(state);
         let Some(out) = self.rooms.take((end - offset) as usize) else { return done(Err(StoreError::Memory)) };
         self.drive(Job {
@@ -118,6 +122,7 @@ impl LogStructuredStore {
             seed: None,
             need: 0,
             sequential,
+            streams,
             damage: None,
             guesses: 0,
             unreadable: 0,

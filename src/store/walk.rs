@@ -195,8 +195,8 @@ impl LogStructuredStore {
         {
             log.remember(offset, lsn, total);
         }
-        if job.sequential && job.lsn >= chunk.lsns.end {
-            self.chunks.is_read(chunk.lsns.start);
+        if job.streams && job.lsn >= chunk.lsns.end {
+            self.chunks.is_done(chunk.lsns.start);
         }
         self.read_ahead(job);
         Next::Again
