@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use llamafs::io::{Device, SimDevice, SimFault, SimOp};
-use llamafs::store::{AppendAt, FormatOptions, LogStructuredStore, StoreError, StoreOptions};
+use llamafs::store::{AppendAt, FormatOptions, Lends, LogStructuredStore, ReadBytes, StoreError, StoreOptions};
 use shuttle::scheduler::RandomScheduler;
 use shuttle::{Config, MaxSteps, Runner, thread};
 
@@ -216,10 +216,10 @@ fn readers_find_all_that_is_there_while_fillings_land_on_several_threads() {
         load_ring(3, (3, 4, 6000), None, move |store| {
             for _ in 0..READS {
                 let (size, found) = (store.log(LOG).unwrap().size, found.clone());
-                let done = Box::new(move |read: Result<Vec<u8>, StoreError>| {
+                let done = Box::new(move |read: Result<ReadBytes, StoreError>| {
                     found.lock().unwrap().push((size, read.map(|bytes| bytes.len() as u64)));
                 });
-                store.read(LOG, 0, size as usize, done);
+                store.read(LOG, 0, size as usize, Lends::Slices, done);
                 thread::yield_now();
             }
         });

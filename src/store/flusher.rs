@@ -22,11 +22,35 @@ use crate::ring::{FillInfo, FlushBufferRing, Placement, ReserveError, SealedFill
 /// The flush ring of a store.
 pub type Ring = FlushBufferRing<Flusher>;
 
-/// Fillings that wait for an earlier one, and the partial block the last one ended in.
+/// Full fillings on their way to the device at one time. A device serves what it is given side by side: with all of a full
+/// ring it would be done with all of it at once, and idle until the next filling is full.
+const SIDE_BY_SIDE: usize = 5;
+
+/// Fillings that wait for an earlier one or for the device, and the partial block the last one ended in.
 struct Dispatch {
     ready: BTreeMap<u64, FillInfo>,
     next: u64,
     tail_block: Vec<u8>,
+    /// Full fillings on their way.
+    under_way: usize,
+}
+
+impl Dispatch {
+    /// The next filling in order, if it is there and its turn has come.
+    fn take(&mut self) -> Option<FillInfo> {
+        let bulk = is_bulk(self.ready.get(&self.next)?);
+        if bulk && self.under_way >= SIDE_BY_SIDE {
+            return None;
+        }
+        self.under_way += usize::from(bulk);
+        self.next += 1;
+        self.ready.remove(&(self.next - 1))
+    }
+}
+
+/// Nobody waits for it in particular.
+fn is_bulk(fill: &FillInfo) -> bool {
+    fill.why != Why::Commit
 }
 
 /// Fillings that are written and wait for an earlier one.
@@ -103,7 +127,7 @@ impl Flusher {
             shape,
             seed,
             space: Mutex::new(space),
-            dispatch: Mutex::new(Dispatch { ready: BTreeMap::new(), next: 0, tail_block }),
+            dispatch: Mutex::new(Dispatch { ready: BTreeMap::new(), next: 0, tail_block, under_way: 0 }),
             written: Mutex::default(),
             late: Mutex::default(),
             commit: Commit::new(end),
@@ -269,11 +293,35 @@ impl Flusher {
         self.io.write(buffer, 0..len, plan.device_offset, dsync, Box::new(landed));
     }
 
+    /// Note what has changed, and give the device what is its turn now.
+    fn give_in(&self, change: impl FnOnce(&mut Dispatch)) {
+        let Some(ring) = self.ring.get().and_then(Weak::upgrade) else { return };
+        {
+            let mut dispatch = self.dispatch.lock();
+            LAUNCHING.with(|launching| launching.set(true));
+            change(&mut dispatch);
+            while let Some(fill) = dispatch.take() {
+                self.launch(&ring, &mut dispatch, fill);
+            }
+            LAUNCHING.with(|launching| launching.set(false));
+        }
+        loop {
+            // The lock is given back before the work is done.
+            let late = self.late.lock().pop_front();
+            let Some(late) = late else { break };
+            late(self);
+        }
+    }
+
     fn landed(&self, fill: &FillInfo, result: Result<(), IoError>) {
         let written = result.is_ok();
+        if is_bulk(fill) {
+            // First: the device shall not wait for the rest.
+            self.give_in(|dispatch| dispatch.under_way -= 1);
+        }
         let mut action = self.commit.landed(fill.number, result.map_err(|error| self.fail(&error)));
         let begin = std::mem::take(&mut action.begin);
-        // First: who recycles may have a lot to do.
+        // Before the rest: who recycles may have a lot to do.
         self.act(action);
         // A filling whose write failed is never recycled: its bytes stay readable from the ring.
         if written && let Some(ring) = self.ring.get().and_then(Weak::upgrade) {
@@ -334,25 +382,9 @@ impl Stage for Flusher {
     }
 
     fn flush(&self, fill: FillInfo) {
-        let Some(ring) = self.ring.get().and_then(Weak::upgrade) else { return };
-        {
-            let mut dispatch = self.dispatch.lock();
-            LAUNCHING.with(|launching| launching.set(true));
+        self.give_in(|dispatch| {
             dispatch.ready.insert(fill.number, fill);
-            loop {
-                let next = dispatch.next;
-                let Some(fill) = dispatch.ready.remove(&next) else { break };
-                dispatch.next += 1;
-                self.launch(&ring, &mut dispatch, fill);
-            }
-            LAUNCHING.with(|launching| launching.set(false));
-        }
-        loop {
-            // The lock is given back before the work is done.
-            let late = self.late.lock().pop_front();
-            let Some(late) = late else { break };
-            late(self);
-        }
+        });
     }
 
     fn failed_flush(&self, lsn: u64, bytes: &mut [u8]) {
