@@ -162,7 +162,7 @@ fn the_padding_at_the_end_of_a_segment_is_not_read_over_and_over() {
     let (device, log) = written(|_| MIB - 100);
     let read = read_through(&device, log);
     // Of each padding what was on its way when it was found, and no more.
-    assert!(read <= 2 * LEN * 35 / 32, "{read} bytes read of {}", 2 * LEN);
+    assert!(read <= 2 * LEN * 36 / 32, "{read} bytes read of {}", 2 * LEN);
 }
 
 #[test]
@@ -229,7 +229,7 @@ fn damage_in_what_is_read_ahead_costs_the_record_that_it_hit_and_nothing_else() 
     let place = image.windows(wanted.len()).position(|window| window == wanted).unwrap();
     device.corrupt(place as u64, 0x10);
     let store = open(&device);
-    let (mut at, mut lost) = (0, 0);
+    let (mut at, mut lost, mut behind) = (0, 0, (0, 0));
     while at < LEN {
         match store.read_now(log, at, PIECE as usize) {
             Ok(piece) => {
@@ -239,9 +239,13 @@ fn damage_in_what_is_read_ahead_costs_the_record_that_it_hit_and_nothing_else() 
             Err(_) => {
                 at += 1024;
                 lost += 1024;
+                behind = (at, store.stats().device_read_bytes);
             }
         }
         settle(&store);
     }
     assert!((1..=(60 << 10) + 1024).contains(&lost), "{lost} bytes lost");
+    // Behind the damage reading ahead goes on as before it.
+    let (read, wanted) = (store.stats().device_read_bytes - behind.1, 2 * (LEN - behind.0));
+    assert!(read < wanted * 9 / 8, "{read} bytes read of {wanted}");
 }

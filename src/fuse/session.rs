@@ -235,9 +235,13 @@ fn by_ourselves(
     let transport = if uring { "io_uring" } else { settings.transport };
     let (page_cache, jobs) = cache::kernel_cache(if uring { wire::ENTRIES / 2 } else { usize::MAX });
     let fs = LlamaFs::new(store, FsSettings { transport, ..settings }, Box::new(page_cache));
-    let session = wire::Session::start(&greeted, &fs, threads)?;
     let device = greeted.device();
     jobs.start(move |ino, offset, len| wire::invalidate(&device, ino, offset, len))?;
+    let session = wire::Session::start(&greeted, &fs, threads).inspect_err(|_| {
+        // Some of its threads may serve already.
+        fs.shut_gate();
+        fs.wait_answered(ANSWER_LIMIT);
+    })?;
     Ok((fs, Box::new(|| session.run())))
 }
 

@@ -95,10 +95,13 @@ impl LogStructuredStore {
     /// A piece has landed: before it is checked, which takes a while, ask for the next one behind all that were asked for, so
     /// that the device goes on.
     ///
-    /// Only forwards, and not far from where the reader was seen: so pieces that do not check end it, though each of them asks
-    /// for one more.
+    /// Only if this one can be checked, only forwards, and not far from where the reader was seen: else one that does not check
+    /// would let others follow that do not either.
     fn bring_behind(&self, piece: &Piece) {
         let Some(reader) = self.pieces.reader(piece.log) else { return };
+        if piece.begins.is_none() && self.chunks.up_to(piece.lsns.start).is_none() {
+            return;
+        }
         let (edge, _) = self.pieces.reach(piece.lsns.start);
         let far = edge.saturating_sub(reader.lsn) > AHEAD as u64 * PIECE;
         if (reader.lsn..reader.stop).contains(&edge) && !far {

@@ -14,9 +14,9 @@ use crate::format::{FrameSeed, Lsn};
 use crate::io::Buffer;
 
 /// Chunks kept, at most; a chunk is at most a read of [`super::read::CHUNK`] and one largest frame.
-pub const KEPT: usize = 6;
+pub const KEPT: usize = 7;
 /// Buffers kept for the next reads.
-const SPARE: usize = 4;
+const SPARE: usize = 3;
 
 /// Checked frames, one behind the other.
 #[derive(Clone)]
@@ -72,14 +72,16 @@ impl ChunkCache {
         Some(chunk)
     }
 
-    /// A reader that goes on from where it was has taken all of a chunk, of a log that does not fit in here: this one goes
-    /// first. Fresh memory costs more than reading into it, and the less memory the reads go through, the more of it is in
-    /// the processor's cache.
-    pub fn is_done(&self, start: Lsn) {
+    /// A reader that goes on from where it was, in a log that does not fit in here, has come to the chunk that starts at `lsn`:
+    /// the one before goes first. (Not sooner: the piece behind a chunk needs what it ends with.) Fresh memory costs more than
+    /// reading into it, and the less memory reads go through, the more of it is in the processor's cache.
+    pub fn is_done_before(&self, lsn: Lsn) {
         let mut chunks = self.chunks.lock();
-        if let Some(at) = chunks.iter().position(|kept| kept.chunk.lsns.start == start) {
+        let at = all(&chunks).position(|chunk| chunk.lsns.end == lsn);
+        if let Some(at) = at {
             let Kept { chunk, .. } = chunks.remove(at);
-            chunks.insert(0, Kept { chunk, done: true });
+            let others = chunks.iter().take_while(|kept| kept.done).count();
+            chunks.insert(others, Kept { chunk, done: true });
         }
     }
 

@@ -32,7 +32,7 @@ impl LogStructuredStore {
         let from = |lsn: Lsn| bytes.get((lsn - base) as usize..).unwrap_or(&[]);
         let (lsn, failure) = mounts.frames(job.lsn..until, from(job.lsn), segment_end);
         if lsn > job.lsn {
-            let until = self.shape.block_down(until.max(lsn));
+            let until = if lsn == segment_end { lsn } else { self.shape.block_down(until.max(job.lsn)) };
             let chunk = Chunk { lsns: job.lsn..lsn, base, until, buffer: Arc::new(buffer), seed: mounts.seed };
             self.chunks.put(chunk.clone());
             return self.take_from_chunk(job, &chunk);
@@ -62,12 +62,13 @@ impl LogStructuredStore {
     ) -> Option<Lsn> {
         let mut mounts = self.mounts_of(lsn, seed);
         let bytes = buffer.as_slice().get((lsn - base) as usize..(until - base) as usize).unwrap_or(&[]);
-        let (end, failure) = mounts.frames(lsn..until, bytes, self.shape.segment_end(base));
+        let segment_end = self.shape.segment_end(base);
+        let (end, failure) = mounts.frames(lsn..until, bytes, segment_end);
         if lsn >= until || end == lsn && !matches!(failure, FrameError::NeedMore(_)) {
             return None;
         }
-        // A last VOID or PADD may reach beyond what was read, to the segment's end: nothing in it is worth a read.
-        let until = until.max(self.shape.block_down(end));
+        // Padding that reaches beyond what was read, to the segment's end, is not worth a read.
+        let until = if end == segment_end { end } else { until };
         self.chunks.put(Chunk { lsns: lsn..end, base, until, buffer: Arc::new(buffer), seed: mounts.seed });
         Some(end)
     }
@@ -195,8 +196,8 @@ impl LogStructuredStore {
         {
             log.remember(offset, lsn, total);
         }
-        if job.streams && job.lsn >= chunk.lsns.end {
-            self.chunks.is_done(chunk.lsns.start);
+        if job.streams {
+            self.chunks.is_done_before(chunk.lsns.start);
         }
         self.read_ahead(job);
         Next::Again
