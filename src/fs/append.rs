@@ -54,9 +54,10 @@ impl LlamaFs {
         // O_APPEND is looked at in each write, as fcntl may have taken it off since the open. Without it only the
         // end itself is an append.
         let at = if write.flags & libc::O_APPEND != 0 { AppendAt::End } else { AppendAt::Exactly(write.offset) };
+        let id = log.id;
         let pending = Pending {
             inner: self.inner.clone(),
-            log: log.clone(),
+            log,
             kernel_offset: write.offset,
             durable: self.inner.settings.sync || write.flags & (libc::O_DSYNC | libc::O_SYNC) != 0,
             taken: 0,
@@ -68,7 +69,7 @@ impl LlamaFs {
         let taken = |appended: Appended| {
             waiting = waiting.take().and_then(|pending| pending.taken(&appended, record.len()));
         };
-        let result = self.inner.store.try_append_telling(log.id, record, at, taken);
+        let result = self.inner.store.try_append_telling(id, record, at, taken);
         // Who was answered before waits no more.
         let Some(pending) = waiting else { return self.inner.gate.leave() };
         match result {

@@ -118,7 +118,7 @@ impl Answer {
             From::Device(device) => {
                 let header = header(error, self.unique, data.len());
                 // One call: the kernel takes it whole or not at all.
-                let parts: Vec<_> = [&*header].into_iter().chain(data.slices()).map(IoSlice::new).collect();
+                let parts: Vec<_> = [header.as_slice()].into_iter().chain(data.slices()).map(IoSlice::new).collect();
                 if let Err(error) = (&**device).write_vectored(&parts) {
                     // Nobody waits for it any more.
                     log::debug!("answer to request {}: {error}", self.unique);
@@ -129,9 +129,12 @@ impl Answer {
 }
 
 /// What goes in front of an answer of so many bytes.
-pub fn header(error: i32, unique: u64, bytes: usize) -> Vec<u8> {
+pub fn header(error: i32, unique: u64, bytes: usize) -> [u8; HEADER_BYTES] {
     let len = u32::try_from(HEADER_BYTES.saturating_add(bytes)).unwrap_or(u32::MAX);
-    Fields::default().u32(len).i32(error).u64(unique).0
+    let fields = len.to_ne_bytes().into_iter().chain(error.to_ne_bytes()).chain(unique.to_ne_bytes());
+    let mut header = [0; HEADER_BYTES];
+    header.iter_mut().zip(fields).for_each(|(place, byte)| *place = byte);
+    header
 }
 
 impl Drop for Answer {
