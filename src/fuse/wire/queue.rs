@@ -35,10 +35,10 @@ const BELL: u64 = u64::MAX;
 const COMMITS: u64 = u64::MAX - 1;
 /// Where the length lies in an entry of io_uring's submission queue.
 const SQE_LEN: usize = 24;
-/// A thread with less time than this between requests stays awake,
-const BUSY: Duration = Duration::from_micros(100);
-/// for so long.
+/// A thread with less time than this between requests stays awake, for so long.
 const AWAKE: Duration = Duration::from_micros(100);
+/// The same while a request waits for an answer that another thread gives, which may want this processor.
+const AWAKE_FOR_OTHERS: Duration = Duration::from_micros(60);
 /// How often the kernel is waited for when it is to give entries back, and how long each time.
 const LAST_WAITS: u32 = 1000;
 const PAUSE: Duration = Duration::from_millis(1);
@@ -74,18 +74,18 @@ struct Pace {
 
 impl Pace {
     fn new(alone: bool) -> Self {
-        Self { mean: BUSY * 2, last: Instant::now(), alone }
+        Self { mean: AWAKE * 2, last: Instant::now(), alone }
     }
 
     /// There was something to do.
     fn step(&mut self, now: Instant) {
         // One long pause shall not count for more than a few short ones.
-        let gap = now.saturating_duration_since(self.last).min(BUSY * 8);
+        let gap = now.saturating_duration_since(self.last).min(AWAKE * 8);
         (self.mean, self.last) = ((self.mean * 7 + gap) / 8, now);
     }
 
-    fn is_busy(&self) -> bool {
-        !self.alone && self.mean < BUSY
+    fn is_busy(&self, enough: Duration) -> bool {
+        !self.alone && self.mean < enough
     }
 }
 
@@ -355,11 +355,12 @@ impl<S: Service> Queue<S> {
             self.enter(0)?;
             return self.look();
         }
-        if !self.pace.is_busy() {
+        let awake = if self.waits_for_others() { AWAKE_FOR_OTHERS } else { AWAKE };
+        if !self.pace.is_busy(awake) {
             return self.enter(1);
         }
         self.enter(0)?;
-        let until = Instant::now() + AWAKE;
+        let until = Instant::now() + awake;
         while self.ring.completion().is_empty() {
             // Whoever else wants the processor goes first.
             std::thread::yield_now();
@@ -369,6 +370,12 @@ impl<S: Service> Queue<S> {
             }
         }
         Ok(())
+    }
+
+    /// There is a request that another thread will answer.
+    fn waits_for_others(&self) -> bool {
+        let commits = self.commits.as_ref().is_some_and(Commits::any);
+        self.with_kernel < self.commit_ids.len() && !commits
     }
 
     /// Be woken when one of this thread's commits has completed, if any is under way.
