@@ -92,11 +92,11 @@ fn usage(input: &mut Input<'_>) {
     }
 }
 
-/// One of the numbers that the log has: its own, or one under which the kernel is told of it once more (`-o parallel`).
 fn whole(read: Lent) -> Vec<u8> {
     read.slices().collect::<Vec<_>>().concat()
 }
 
+/// One of the numbers that the log has: its own, or one under which the kernel is told of it once more (`-o parallel`).
 fn is_log(ino: u64) -> bool {
     ino == LOG_INO || (ino >> 63 == 1 && u64::from(ino as u32) == LOG_INO - 0x100)
 }

@@ -1,11 +1,10 @@
 //! What a read gave, on its way to who asked: its bytes lie in the daemon's memory, and its turn is not over, until it is
 //! dropped. So it is kept until the kernel has the bytes, and no longer.
 
-use std::borrow::Cow;
 use std::fmt;
+use std::ops::Deref;
 
 use super::LlamaFs;
-use crate::io::try_room;
 use crate::store::ReadBytes;
 
 /// A read whose turn it is. Dropped, it is the next one's.
@@ -46,32 +45,11 @@ impl Lent {
     }
 }
 
-impl Lent {
-    /// The bytes, one slice behind the other.
-    pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
-        self.data.slices()
-    }
+impl Deref for Lent {
+    type Target = ReadBytes;
 
-    /// How many they are.
-    pub fn len(&self) -> usize {
-        self.data.len()
-    }
-
-    /// There are none.
-    pub fn is_empty(&self) -> bool {
-        self.data.is_empty()
-    }
-
-    /// The bytes in one piece, or nothing: they are in more, and there is no memory for that.
-    pub fn in_one(&self) -> Option<Cow<'_, [u8]>> {
-        let mut slices = self.slices();
-        let first = slices.next().unwrap_or(&[]);
-        if first.len() == self.len() {
-            return Some(Cow::Borrowed(first));
-        }
-        let mut all = try_room(self.len())?;
-        self.slices().for_each(|bytes| all.extend_from_slice(bytes));
-        Some(Cow::Owned(all))
+    fn deref(&self) -> &ReadBytes {
+        &self.data
     }
 }
 

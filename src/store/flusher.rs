@@ -38,13 +38,14 @@ struct Dispatch {
 impl Dispatch {
     /// The next filling in order, if it is there and its turn has come.
     fn take(&mut self) -> Option<FillInfo> {
-        let bulk = is_bulk(self.ready.get(&self.next)?);
+        let first = self.ready.first_entry().filter(|first| *first.key() == self.next)?;
+        let bulk = is_bulk(first.get());
         if bulk && self.under_way >= SIDE_BY_SIDE {
             return None;
         }
         self.under_way += usize::from(bulk);
         self.next += 1;
-        self.ready.remove(&(self.next - 1))
+        Some(first.remove())
     }
 }
 

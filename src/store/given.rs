@@ -3,10 +3,11 @@
 //!
 //! A chunk stays in memory as long as a slice of it is lent, so few are lent at one time; all else is copied.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::io::{Buffer, try_room};
+use crate::io::{Buffer, try_copy, try_room};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// What is shorter is copied sooner than lent.
@@ -61,45 +62,39 @@ pub struct ReadBytes {
     copied: Vec<u8>,
     /// Each with the number of copied bytes in front of it.
     lent: Vec<(usize, Slice)>,
-    len: usize,
 }
 
 impl From<Vec<u8>> for ReadBytes {
     fn from(copied: Vec<u8>) -> Self {
-        Self { len: copied.len(), copied, lent: Vec::new() }
+        Self { copied, lent: Vec::new() }
     }
 }
 
 impl ReadBytes {
     /// Bytes.
     pub fn len(&self) -> usize {
-        self.len
+        self.copied.len() + self.lent.iter().map(|(_, slice)| slice.range.len()).sum::<usize>()
     }
 
     /// There are none.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// These come next.
     pub(super) fn copy(&mut self, bytes: &[u8]) {
         self.copied.extend_from_slice(bytes);
-        self.len += bytes.len();
     }
 
     /// So many zeros come next.
     pub(super) fn zeros(&mut self, count: usize) {
         self.copied.resize(self.copied.len() + count, 0);
-        self.len += count;
     }
 
     /// These bytes of a chunk come next: lent, if there is a lender that can, else copied.
     pub(super) fn take(&mut self, buffer: &Arc<Buffer>, range: Range<usize>, lender: Option<&Lender>) {
         match lender.and_then(|lender| lender.lend(buffer, range.clone())) {
-            Some(slice) => {
-                self.len += slice.range.len();
-                self.lent.push((self.copied.len(), slice));
-            }
+            Some(slice) => self.lent.push((self.copied.len(), slice)),
             None => self.copy(buffer.as_slice().get(range).unwrap_or(&[])),
         }
     }
@@ -122,14 +117,26 @@ impl ReadBytes {
         self.lent.is_empty().then_some(&*self.copied)
     }
 
-    /// All of them in one piece, or nothing: there is no memory.
-    pub fn into_vec(mut self) -> Option<Vec<u8>> {
-        if self.lent.is_empty() {
-            return Some(std::mem::take(&mut self.copied));
+    /// All of them in one piece, or nothing: they are in more, and there is no memory for that.
+    pub fn in_one(&self) -> Option<Cow<'_, [u8]>> {
+        let (len, first) = (self.len(), self.slices().next().unwrap_or(&[]));
+        if first.len() == len {
+            return Some(Cow::Borrowed(first));
         }
-        let mut all = try_room(self.len)?;
+        let mut all = try_room(len)?;
         self.slices().for_each(|bytes| all.extend_from_slice(bytes));
-        Some(all)
+        Some(Cow::Owned(all))
+    }
+
+    /// The same, to keep.
+    pub fn into_vec(self) -> Option<Vec<u8>> {
+        if self.lent.is_empty() {
+            return Some(self.copied);
+        }
+        match self.in_one()? {
+            Cow::Borrowed(bytes) => try_copy(bytes),
+            Cow::Owned(all) => Some(all),
+        }
     }
 
     /// The memory that is nobody else's.

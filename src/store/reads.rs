@@ -36,6 +36,14 @@ impl State {
     fn under_way(&self) -> usize {
         self.flying.iter().filter(|read| !read.here).count()
     }
+
+    /// One more: its number.
+    fn begin(&mut self, lsns: Range<Lsn>) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.flying.push(Flying { number, lsns, waiting: Vec::new(), here: false });
+        number
+    }
 }
 
 /// The reads under way.
@@ -59,10 +67,7 @@ impl Reads {
             state.queued.push_back(job);
             return None;
         }
-        let number = state.next;
-        state.next += 1;
-        state.flying.push(Flying { number, lsns, waiting: Vec::new(), here: false });
-        Some((number, job))
+        Some((state.begin(lsns), job))
     }
 
     /// The number of a read ahead of `lsns`, unless it is on its way already or readers need the device more.
@@ -73,10 +78,7 @@ impl Reads {
         if flies || !state.queued.is_empty() || state.under_way() >= MAX_AHEAD {
             return None;
         }
-        let number = state.next;
-        state.next += 1;
-        state.flying.push(Flying { number, lsns, waiting: Vec::new(), here: false });
-        Some(number)
+        Some(state.begin(lsns))
     }
 
     /// Read `number` does not keep the device busy any more.

@@ -32,9 +32,7 @@ impl LogStructuredStore {
         let from = |lsn: Lsn| bytes.get((lsn - base) as usize..).unwrap_or(&[]);
         let (lsn, failure) = mounts.frames(job.lsn..until, from(job.lsn), segment_end);
         if lsn > job.lsn {
-            let until = if lsn == segment_end { lsn } else { self.shape.block_down(until.max(job.lsn)) };
-            let chunk = Chunk { lsns: job.lsn..lsn, base, until, buffer: Arc::new(buffer), seed: mounts.seed };
-            self.chunks.put(chunk.clone());
+            let chunk = self.keep(job.lsn..lsn, base, until, buffer, mounts.seed);
             return self.take_from_chunk(job, &chunk);
         }
         if let Some(next) = self.over_gap(job, &mounts, &from, until) {
@@ -62,15 +60,22 @@ impl LogStructuredStore {
     ) -> Option<Lsn> {
         let mut mounts = self.mounts_of(lsn, seed);
         let bytes = buffer.as_slice().get((lsn - base) as usize..(until - base) as usize).unwrap_or(&[]);
-        let segment_end = self.shape.segment_end(base);
-        let (end, failure) = mounts.frames(lsn..until, bytes, segment_end);
+        let (end, failure) = mounts.frames(lsn..until, bytes, self.shape.segment_end(base));
         if lsn >= until || end == lsn && !matches!(failure, FrameError::NeedMore(_)) {
             return None;
         }
-        // Padding that reaches beyond what was read, to the segment's end, is not worth a read.
-        let until = if end == segment_end { end } else { until };
-        self.chunks.put(Chunk { lsns: lsn..end, base, until, buffer: Arc::new(buffer), seed: mounts.seed });
+        self.keep(lsn..end, base, until, buffer, mounts.seed);
         Some(end)
+    }
+
+    /// Keep the frames at `lsns`, which were checked, of what was read from `base` up to `until`.
+    fn keep(&self, lsns: Range<Lsn>, base: Lsn, until: Lsn, buffer: Buffer, seed: Option<FrameSeed>) -> Chunk {
+        // Padding that reaches beyond what was read, to the segment's end, is not worth a read.
+        let all = lsns.end == self.shape.segment_end(base);
+        let until = if all { lsns.end } else { self.shape.block_down(until.max(lsns.start)) };
+        let chunk = Chunk { lsns, base, until, buffer: Arc::new(buffer), seed };
+        self.chunks.put(chunk.clone());
+        chunk
     }
 
     /// No frame checks at the job's LSN because the log ended there once, and the next mount began behind it, on the

@@ -142,15 +142,15 @@ impl Session {
     /// Serve with so many threads.
     pub fn start<S: Service>(greeted: &Greeted, service: &S, threads: usize) -> io::Result<Self> {
         let mut session = Self { threads: Vec::new(), queues: Vec::new(), ends: mpsc::channel() };
-        // With queues, what comes by the device is what nobody waits for an answer to.
-        let readers = if greeted.by_uring() { 1 } else { threads.max(1) };
-        if greeted.by_uring() {
+        let uring = greeted.by_uring();
+        if uring {
             session.start_queues(greeted, service, threads)?;
         }
-        for number in 0..readers {
+        // With queues, what comes by the device is what nobody waits for an answer to.
+        for number in 0..if uring { 1 } else { threads.max(1) } {
             let device = if number == 0 { greeted.device() } else { Arc::new(another(&greeted.device)?) };
             let (service, told) = (service.clone(), Told(session.ends.0.clone(), Serves::Device));
-            let name = if greeted.by_uring() { "llamafs-told".into() } else { format!("llamafs-{number}") };
+            let name = if uring { "llamafs-told".into() } else { format!("llamafs-{number}") };
             let work = move || {
                 let _told = told;
                 serve(&device, &service)
