@@ -16,6 +16,9 @@ use fuser::{
     Session, SessionACL, WriteFlags,
 };
 use nix::mount::MsFlags;
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+use nix::unistd::setsid;
 
 use super::nulluring;
 
@@ -146,6 +149,10 @@ impl Filesystem for Null {
 /// Mounts it and serves until it is unmounted.
 pub fn serve(mountpoint: &Path, uring: bool) -> Result<(), String> {
     let say = |error: std::io::Error| format!("the do-nothing file system: {error}");
+    // A session of its own, as any daemon has: within that of its callers a request of 8 µs costs 0.5 less, since the kernel
+    // shares processors out by sessions (autogroup).
+    setsid().map_err(|errno| say(errno.into()))?;
+    set_pdeathsig(Signal::SIGTERM).map_err(|errno| say(errno.into()))?;
     let device = mount(mountpoint).map_err(say)?;
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
     if uring {

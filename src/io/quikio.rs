@@ -36,6 +36,20 @@ pub type WriteDone = Box<dyn FnOnce(Result<(), IoError>) + Send>;
 /// Called once with the filled buffer of a read.
 pub type ReadDone = Box<dyn FnOnce(Result<Buffer, IoError>) + Send>;
 
+/// A write to be queued; see [`QuikIO::write`].
+pub struct Write {
+    /// Holds the bytes.
+    pub buf: SharedBuffer,
+    /// Where in `buf` they are.
+    pub range: Range<usize>,
+    /// Where on the device they go.
+    pub offset: u64,
+    /// They, and no others, are on stable media when `done` runs.
+    pub dsync: bool,
+    /// Called once.
+    pub done: WriteDone,
+}
+
 /// Failures of `reap` in a row before the device is given up.
 const MAX_REAP_FAILURES: u32 = 8;
 
@@ -103,9 +117,21 @@ impl QuikIO {
     /// finished waits for it. With `dsync` these bytes, and no others, are on stable media when `done` runs. The bytes
     /// must not change until then.
     pub fn write(&self, buf: SharedBuffer, range: Range<usize>, offset: u64, dsync: bool, done: WriteDone) {
-        let address = buf.as_ptr() as usize;
-        let fixed = self.inner.registered.iter().find(|(known, _)| *known == address).map(|(_, index)| *index);
-        self.inner.admit(Work::Write { buf, range, fixed, dsync, done }, offset);
+        self.write_many(vec![Write { buf, range, offset, dsync, done }]);
+    }
+
+    /// Queue writes, in this order; the device gets them in one call.
+    pub fn write_many(&self, writes: Vec<Write>) {
+        let mut out = Outcome::default();
+        {
+            let mut core = self.inner.core.lock();
+            for Write { buf, range, offset, dsync, done } in writes {
+                let address = buf.as_ptr() as usize;
+                let fixed = self.inner.registered.iter().find(|(known, _)| *known == address).map(|(_, index)| *index);
+                core.admit(Work::Write { buf, range, fixed, dsync, done }, offset, &mut out);
+            }
+        }
+        self.inner.carry_out(out);
     }
 
     /// Queue a read at `offset` into `buf[range]`. It is not ordered against writes.

@@ -95,6 +95,12 @@ impl Commit {
         self.books.lock().failed.clone()
     }
 
+    /// Somebody waits for what is written from now on, too.
+    pub fn is_awaited(&self) -> bool {
+        let books = self.books.lock();
+        books.busy || !books.waiters.is_empty() || books.mark_wanted
+    }
+
     /// Everything below is written (perhaps only to the device's cache).
     pub fn written(&self) -> Lsn {
         self.books.lock().written

@@ -12,47 +12,16 @@ use crate::sync::Mutex;
 
 use super::clock::Clock;
 use super::commit::{Action, Commit};
+use super::dispatch::{Dispatch, is_bulk};
 use super::geometry::Shape;
 use super::placing::{Plan, Prefix, Space};
 use super::types::{StableDone, StoreError};
 use crate::format::{FrameSeed, Lsn, SHORT_FRAME, frame};
-use crate::io::{IoError, QuikIO};
+use crate::io::{IoError, QuikIO, Write};
 use crate::ring::{FillInfo, FlushBufferRing, Placement, ReserveError, SealedFill, Stage, Why};
 
 /// The flush ring of a store.
 pub type Ring = FlushBufferRing<Flusher>;
-
-/// Full fillings on their way to the device at one time. A device serves what it is given side by side: with all of a full
-/// ring it would be done with all of it at once, and idle until the next filling is full.
-const SIDE_BY_SIDE: usize = 5;
-
-/// Fillings that wait for an earlier one or for the device, and the partial block the last one ended in.
-struct Dispatch {
-    ready: BTreeMap<u64, FillInfo>,
-    next: u64,
-    tail_block: Vec<u8>,
-    /// Full fillings on their way.
-    under_way: usize,
-}
-
-impl Dispatch {
-    /// The next filling in order, if it is there and its turn has come.
-    fn take(&mut self) -> Option<FillInfo> {
-        let first = self.ready.first_entry().filter(|first| *first.key() == self.next)?;
-        let bulk = is_bulk(first.get());
-        if bulk && self.under_way >= SIDE_BY_SIDE {
-            return None;
-        }
-        self.under_way += usize::from(bulk);
-        self.next += 1;
-        Some(first.remove())
-    }
-}
-
-/// Nobody waits for it in particular.
-fn is_bulk(fill: &FillInfo) -> bool {
-    fill.why != Why::Commit
-}
 
 /// Fillings that are written and wait for an earlier one.
 #[derive(Default)]
@@ -108,8 +77,7 @@ pub struct Flusher {
 }
 
 impl Flusher {
-    /// The flusher of a store whose log ends at `end`; `tail_block` is what the device holds of the block `end` is in,
-    /// up to `end`.
+    /// The flusher of a store whose log ends at `end`.
     pub fn new(
         io: Arc<QuikIO>,
         clock: Arc<Clock>,
@@ -117,7 +85,7 @@ impl Flusher {
         seed: FrameSeed,
         space: Space,
         end: Lsn,
-        tail_block: Vec<u8>,
+        dispatch: Dispatch,
     ) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
@@ -128,7 +96,7 @@ impl Flusher {
             shape,
             seed,
             space: Mutex::new(space),
-            dispatch: Mutex::new(Dispatch { ready: BTreeMap::new(), next: 0, tail_block, under_way: 0 }),
+            dispatch: Mutex::new(dispatch),
             written: Mutex::default(),
             late: Mutex::default(),
             commit: Commit::new(end),
@@ -213,6 +181,10 @@ impl Flusher {
             // of that.
             let sealed = ring.force_seal(Why::Commit);
             let goal = self.space.lock().sealed_end;
+            if sealed.is_err() {
+                // No filling comes that would take along what waits for one.
+                self.give_in(Dispatch::hurry);
+            }
             action = match sealed {
                 Err(ReserveError::RingFull) => self.commit.no_current(goal),
                 // Refused, else, only by a closed ring: then everything is sealed.
@@ -272,9 +244,10 @@ impl Flusher {
         (written, stable)
     }
 
-    fn launch(&self, ring: &Arc<Ring>, dispatch: &mut Dispatch, fill: FillInfo) {
-        let Some(me) = self.me.upgrade() else { return };
-        let Some(plan) = self.space.lock().take_plan(fill.number) else { return };
+    /// The write that brings `fill` to the device.
+    fn launch(&self, ring: &Arc<Ring>, dispatch: &mut Dispatch, fill: FillInfo) -> Option<Write> {
+        let me = self.me.upgrade()?;
+        let plan = self.space.lock().take_plan(fill.number)?;
         let has_claims = fill.end > fill.start;
         let for_commit = fill.why == Why::Commit;
         match fill.why {
@@ -285,13 +258,13 @@ impl Flusher {
             self.commit.launch(fill.number, plan.end, false, None, false);
             // An empty filling of a full device: nothing to write, it only passes through in order.
             dead_landing(me, fill);
-            return;
+            return None;
         }
-        let Some(buffer) = ring.buffer(fill.slot) else { return };
+        let buf = ring.buffer(fill.slot)?;
         let (len, mark) = self.finish(ring, dispatch, &fill, &plan);
         let dsync = self.commit.launch(fill.number, plan.end, has_claims, Some(mark), for_commit);
         let landed = move |result| me.unlocked(move |me| me.landed(&fill, result));
-        self.io.write(buffer, 0..len, plan.device_offset, dsync, Box::new(landed));
+        Some(Write { buf, range: 0..len, offset: plan.device_offset, dsync, done: Box::new(landed) })
     }
 
     /// Note what has changed, and give the device what is its turn now.
@@ -301,8 +274,12 @@ impl Flusher {
             let mut dispatch = self.dispatch.lock();
             LAUNCHING.with(|launching| launching.set(true));
             change(&mut dispatch);
+            let mut writes = Vec::new();
             while let Some(fill) = dispatch.take() {
-                self.launch(&ring, &mut dispatch, fill);
+                writes.extend(self.launch(&ring, &mut dispatch, fill));
+            }
+            if !writes.is_empty() {
+                self.io.write_many(writes);
             }
             LAUNCHING.with(|launching| launching.set(false));
         }
@@ -318,7 +295,7 @@ impl Flusher {
         let written = result.is_ok();
         if is_bulk(fill) {
             // First: the device shall not wait for the rest.
-            self.give_in(|dispatch| dispatch.under_way -= 1);
+            self.give_in(|dispatch| dispatch.landed(fill));
         }
         let mut action = self.commit.landed(fill.number, result.map_err(|error| self.fail(&error)));
         let begin = std::mem::take(&mut action.begin);
@@ -383,9 +360,7 @@ impl Stage for Flusher {
     }
 
     fn flush(&self, fill: FillInfo) {
-        self.give_in(|dispatch| {
-            dispatch.ready.insert(fill.number, fill);
-        });
+        self.give_in(|dispatch| dispatch.arrived(fill, self.commit.is_awaited()));
     }
 
     fn failed_flush(&self, lsn: u64, bytes: &mut [u8]) {

@@ -31,6 +31,7 @@ mod clock;
 mod close;
 mod commit;
 mod create;
+mod dispatch;
 mod error;
 mod expiry;
 mod flusher;

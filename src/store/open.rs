@@ -10,6 +10,7 @@ use super::checkpoints;
 use super::chunks::ChunkCache;
 use super::clock::Clock;
 use super::create::{catalog_limit, max_points};
+use super::dispatch::Dispatch;
 use super::error::OpenError;
 use super::flusher::{Flusher, Ring};
 use super::geometry::Shape;
@@ -101,7 +102,8 @@ impl LogStructuredStore {
             options.tail,
             options.buffer_size as u64,
         );
-        let flusher = Flusher::new(io.clone(), clock.clone(), shape, seed, space, end, tail_block);
+        let dispatch = Dispatch::new(buffers.len(), tail_block);
+        let flusher = Flusher::new(io.clone(), clock.clone(), shape, seed, space, end, dispatch);
         let ring: Arc<Ring> = Arc::new(FlushBufferRing::new(buffers, flusher.clone()));
         let gap = flusher.space().gap();
         let mut replay = recovered.replay;
