@@ -20,6 +20,8 @@ const SCHEDULES: usize = 400;
 /// A schedule that takes more steps hangs.
 const STEPS: usize = 2_000_000;
 const STACK: usize = 1 << 20;
+/// Records of one writer, of which two fill a buffer: more than tell of a writer of much.
+const MANY: u32 = 24;
 /// Reads of a log while it is written.
 const READS: usize = 12;
 /// Rounds of completions after which something hangs.
@@ -226,6 +228,57 @@ fn readers_find_all_that_is_there_while_fillings_land_on_several_threads() {
         let all = all.lock().unwrap();
         assert_eq!(all.len(), READS);
         assert!(all.iter().all(|(size, read)| read == &Ok(*size)), "{all:?}");
+    });
+}
+
+/// Two threads wait for what was appended so far, while a third appends so much that full fillings wait for later ones.
+#[test]
+fn what_waits_for_a_later_filling_goes_when_somebody_wants_it() {
+    explore(|| {
+        let device = disk();
+        let store = open(&device, 8);
+        let synced: Arc<Mutex<Vec<(u64, SimDevice)>>> = Arc::default();
+        let writer = {
+            let store = store.clone();
+            thread::spawn(move || {
+                let put = |number| store.try_append(LOG, &record(0, number, 6000), AppendAt::End);
+                (0..MANY).for_each(|number| drive(thread::yield_now, || put(number).is_ok()));
+            })
+        };
+        let waiting: Vec<_> = (0..2)
+            .map(|_| {
+                let (store, device, synced) = (store.clone(), device.clone(), synced.clone());
+                thread::spawn(move || {
+                    for _ in 0..2 {
+                        let (log, device, synced) = (store.log(LOG).unwrap(), device.clone(), synced.clone());
+                        let done = Box::new(move |result: Result<(), StoreError>| {
+                            result.unwrap();
+                            let crashed = device.crash(log.size);
+                            synced.lock().unwrap().push((log.size, crashed));
+                        });
+                        store.make_stable(log.end_lsn, done);
+                        (0..20).for_each(|_| thread::yield_now());
+                    }
+                })
+            })
+            .collect();
+        let enough = {
+            let (store, synced) = (store.clone(), synced.clone());
+            move || store.log(LOG).unwrap().size == u64::from(MANY) * 6000 && synced.lock().unwrap().len() == 4
+        };
+        let poll = || {
+            store.poll(false);
+        };
+        drive(poll, enough);
+        writer.join().unwrap();
+        waiting.into_iter().for_each(|thread| thread.join().unwrap());
+        for (size, crashed) in synced.lock().unwrap().iter() {
+            let store = open(&Arc::new(SimDevice::from_bytes(&crashed.snapshot(), 1)), 2);
+            assert!(store.log(LOG).unwrap().size >= *size, "{size} bytes were stable");
+        }
+        store.close().unwrap();
+        let store = open(&Arc::new(SimDevice::from_bytes(&device.snapshot(), 1)), 8);
+        assert_eq!(store.log(LOG).unwrap().size, u64::from(MANY) * 6000);
     });
 }
 

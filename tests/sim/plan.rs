@@ -186,7 +186,7 @@ pub fn plan(seed: u64) -> (Setup, Vec<Op>) {
         max_delay: rng.pick(&[0, 1, 3, 3, 8]),
         short_one_in: rng.pick(&[0, 0, 0, 2, 5]),
         segments: rng.pick(&[2, 3, 4, 8]),
-        ring_size: rng.pick(&[2, 2, 3, 4]),
+        ring_size: rng.pick(&[2, 2, 3, 4, 8, 12]),
         buffer_size: rng.pick(&[16 << 10, 20 << 10, 32 << 10]),
         shutdown: rng.chance(1, 6),
     };
