@@ -148,13 +148,14 @@ fn figures(results: &Results, out: &mut String) {
     );
     out.push_str(
         "| work | who | rate (spread) | p50 µs | p99 µs | p99.9 µs | CPU µs an operation: writers, daemon | switches an \
-         operation: writers, daemon | device bytes a payload byte | flushes an operation |\n",
+         operation: writers, daemon | device bytes a payload byte | flushes an operation | most memory of the daemon, MiB |\n",
     );
-    out.push_str("|---|---|---|---|---|---|---|---|---|---|\n");
+    out.push_str("|---|---|---|---|---|---|---|---|---|---|---|\n");
     for (id, bulk) in ids() {
         for who in EVERYBODY {
             let Some(rate) = results.spread(id, who, |sample| Some(rate_of(sample, bulk))) else { continue };
             let median = |figure: &dyn Fn(&Sample) -> Option<f64>| results.spread(id, who, figure).map(|s| s.median);
+            let most = |figure: &dyn Fn(&Sample) -> Option<f64>| results.spread(id, who, figure).map(|s| s.most);
             let each = |value: f64, sample: &Sample| Some(value / sample.operations as f64);
             let moved = |sample: &Sample| {
                 let moved =
@@ -163,7 +164,7 @@ fn figures(results: &Results, out: &mut String) {
             };
             let spread = (rate.most - rate.least) / rate.median * 100.0;
             out.push_str(&format!(
-                "| {} | {} | {} ({spread:.0} %) | {} | {} | {} | {}, {} | {}, {} | {} | {} |\n",
+                "| {} | {} | {} ({spread:.0} %) | {} | {} | {} | {}, {} | {}, {} | {} | {} | {} |\n",
                 title(id),
                 who.name(),
                 rate_text(rate.median, bulk),
@@ -176,6 +177,7 @@ fn figures(results: &Results, out: &mut String) {
                 number(median(&|sample| each(sample.daemon?.switches as f64, sample)), 2),
                 number(median(&moved), 2),
                 number(median(&|sample| each(sample.flushes as f64, sample)), 3),
+                number(most(&|sample| Some(sample.peak_kib? as f64 / 1024.0)), 1),
             ));
         }
     }
