@@ -213,7 +213,12 @@ impl QuikIO {
 
     /// Read and wait.
     pub fn read_now(&self, buf: Buffer, len: usize, offset: u64) -> Result<Buffer, IoError> {
-        self.wait_for(|done| self.read(buf, 0..len, offset, done))
+        self.read_into_now(buf, 0..len, offset)
+    }
+
+    /// Read into `buf[range]` and wait; the rest of the buffer stays.
+    pub fn read_into_now(&self, buf: Buffer, range: Range<usize>, offset: u64) -> Result<Buffer, IoError> {
+        self.wait_for(|done| self.read(buf, range, offset, done))
     }
 
     /// Ask the device how large it is now, and take requests up to there. It never becomes smaller by this.

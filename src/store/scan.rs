@@ -1,12 +1,12 @@
 //! Reading the log frame by frame from the device, one segment at a time, believing nothing that does not check.
 //!
-//! Used by recovery and by the offline tools. Memory is one window, whatever the segment's size.
+//! Used by recovery and by the offline tools. Memory is one window and the largest frame, whatever the segment's size.
 
 use std::ops::Range;
 
 use super::geometry::Shape;
 use super::superblocks::out_of_memory;
-use crate::format::frame::{decode, decode_epoch, infer_epoch, peek};
+use crate::format::frame::{decode, decode_epoch, find_tag, infer_epoch, peek};
 use crate::format::{EpochRecord, Frame, FrameError, FrameKind, FrameSeed, Lsn, SHORT_FRAME, SegmentHeader};
 use crate::io::{Buffer, IoError, QuikIO};
 
@@ -168,23 +168,41 @@ impl<'a> Scanner<'a> {
     pub(super) fn bytes(&mut self, lsn: Lsn, len: u64) -> Result<&[u8], IoError> {
         let end = (lsn + len).min(self.segment.end);
         if lsn < self.have.start || end > self.have.end {
-            let from = self.shape.block_down(lsn);
-            let want = self.shape.block_up(end.max((from + WINDOW).min(self.segment.end)) - from) as usize;
-            let offset = self.device_offset(from);
-            let buffer = match self.window.take() {
-                Some(buffer) if buffer.len() >= want => buffer,
-                _ => self.io.buffer(want).map_err(|_| out_of_memory("read", offset, want))?,
-            };
-            self.have = 0..0;
-            self.window = Some(match self.io.read_now(buffer, want, offset) {
-                Err(_) if self.tolerant => read_around(self.io, offset, want, self.shape.block as usize)?,
-                read => read?,
-            });
-            self.have = from..from + want as u64;
+            self.bring(self.shape.block_down(lsn), end)?;
         }
         let at = (lsn - self.have.start) as usize;
         let len = (end - lsn) as usize;
         Ok(self.window.as_ref().and_then(|window| window.as_slice().get(at..at + len)).unwrap_or(&[]))
+    }
+
+    /// Have the bytes from the block at `from` to `end`, and up to a window behind what is there already, which is not read
+    /// again.
+    fn bring(&mut self, from: Lsn, end: Lsn) -> Result<(), IoError> {
+        let have = std::mem::replace(&mut self.have, 0..0);
+        let known = if have.contains(&from) { have.end } else { from };
+        let until = self.shape.block_up(end.max((known + WINDOW).min(self.segment.end)));
+        let (kept, len) = ((known - from) as usize, (until - from) as usize);
+        let offset = self.device_offset(from);
+        let mut buffer = match self.window.take() {
+            Some(mut buffer) if buffer.len() >= len => {
+                buffer.as_mut_slice().copy_within(place_of(&have, from, kept), 0);
+                buffer
+            }
+            old => {
+                let mut buffer = self.io.buffer(len).map_err(|_| out_of_memory("read", offset, len))?;
+                let known = old.as_ref().and_then(|old| old.as_slice().get(place_of(&have, from, kept)));
+                if let (Some(to), Some(known)) = (buffer.as_mut_slice().get_mut(..kept), known) {
+                    to.copy_from_slice(known);
+                }
+                buffer
+            }
+        };
+        buffer = match self.io.read_into_now(buffer, kept..len, offset + kept as u64) {
+            Err(_) if self.tolerant => read_around(self.io, offset, len, self.shape.block as usize)?,
+            read => read?,
+        };
+        (self.window, self.have) = (Some(buffer), from..until);
+        Ok(())
     }
 
     /// What is at its place; a frame is passed over.
@@ -267,12 +285,28 @@ impl<'a> Scanner<'a> {
 
     /// The same, for places in front of `until`.
     pub fn resync_within(&mut self, from: Lsn, until: Lsn) -> Result<Option<Lsn>, IoError> {
-        let mut lsn = from.next_multiple_of(SHORT_FRAME as u64);
-        while lsn + SHORT_FRAME as u64 <= self.segment.end.min(until) {
+        let until = self.segment.end.min(until);
+        let mut from = from.next_multiple_of(SHORT_FRAME as u64);
+        while let Some(lsn) = self.next_tag(from, until)? {
             if self.checks_at(lsn)? {
                 return Ok(Some(lsn));
             }
-            lsn += SHORT_FRAME as u64;
+            from = lsn + SHORT_FRAME as u64;
+        }
+        Ok(None)
+    }
+
+    /// The first place from `lsn` on that begins like a frame, with room for one in front of `until`.
+    fn next_tag(&mut self, mut lsn: Lsn, until: Lsn) -> Result<Option<Lsn>, IoError> {
+        while lsn + SHORT_FRAME as u64 <= until {
+            // All that is there with it.
+            self.bytes(lsn, SHORT_FRAME as u64)?;
+            let bytes = self.bytes(lsn, until.min(self.have.end) - lsn)?;
+            let tried = (bytes.len() - bytes.len() % SHORT_FRAME) as u64;
+            if let Some(at) = find_tag(bytes) {
+                return Ok(Some(lsn + at as u64));
+            }
+            lsn += tried;
         }
         Ok(None)
     }
@@ -302,6 +336,12 @@ impl<'a> Scanner<'a> {
         }
         Ok(false)
     }
+}
+
+/// Where in a window that has `have` the `len` bytes from `from` on lie; nowhere if they are none.
+fn place_of(have: &Range<Lsn>, from: Lsn, len: usize) -> Range<usize> {
+    let start = if len > 0 { (from - have.start) as usize } else { 0 };
+    start..start + len
 }
 
 /// Reads block by block, with no frame in a block that can't be read.

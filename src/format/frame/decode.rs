@@ -182,6 +182,11 @@ impl LongHeader {
     }
 }
 
+/// Bytes in front of the first place, of those a short frame apart, that begins like a frame.
+pub fn find_tag(bytes: &[u8]) -> Option<usize> {
+    bytes.chunks_exact(SHORT_FRAME).position(|place| kind_of(place).is_ok()).map(|number| number * SHORT_FRAME)
+}
+
 /// What a frame here would be if its header told the truth. For finding the way again behind damage, and for `dump`.
 pub fn peek(bytes: &[u8]) -> Option<Peek> {
     let kind = kind_of(bytes).ok()?;

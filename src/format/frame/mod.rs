@@ -9,7 +9,7 @@ mod encode;
 mod epoch;
 mod mend;
 
-pub use decode::{Frame, FrameError, Peek, decode, peek};
+pub use decode::{Frame, FrameError, Peek, decode, find_tag, peek};
 pub use encode::{encode_header, encode_mark, encode_pad, encode_void, write_frame, write_void};
 pub use epoch::{EPOCH_PAYLOAD, EpochRecord, decode_epoch, infer_epoch};
 pub use mend::{EPOCH_FRAME, mend, mend_epoch};
