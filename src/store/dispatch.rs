@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::ring::{FillInfo, Why};
 
-/// Full fillings on their way to the device at one time. A device serves what it is given side by side: with all of a full
+/// Full fillings on their way to the device at one time, at least [`TOGETHER`]. A device serves what it is given side by side: with all of a full
 /// ring it would be done with all of it at once, and idle until the next filling is full.
 const SIDE_BY_SIDE: usize = 5;
 
@@ -15,8 +15,8 @@ const TOGETHER: usize = 3;
 /// Fillings of the ring for each that waits for others: most of them are for appends.
 const RING_PART: usize = 4;
 
-/// So many full fillings without one that was sealed for a commit tell of a writer of much: the flush timer has one sealed for
-/// a commit each time, so the next will be full in a moment.
+/// More full fillings than this without one that was sealed for a commit tell of a writer of much: the flush timer has one sealed
+/// for a commit each time, so the next will be full in a moment.
 const MUCH: u32 = 4;
 
 /// Fillings that wait for an earlier one, for a later one or for the device, and the partial block the last one ended in.
@@ -56,6 +56,11 @@ impl Dispatch {
     /// Nothing waits for a later filling any more: one may not come.
     pub fn hurry(&mut self) {
         self.waits = false;
+    }
+
+    /// Nothing is ever to wait for a later filling: no timer has it written should none come.
+    pub fn never_wait(&mut self) {
+        (self.together, self.waits) = (0, false);
     }
 
     /// A filling is written.
@@ -145,6 +150,15 @@ mod tests {
         assert_eq!(come(&mut much(8), 4..6, false), [vec![], vec![4, 5]]);
         assert_eq!(come(&mut much(7), 4..6, false), [[4], [5]]);
         assert_eq!(come(&mut much(2), 4..6, false), [[4], [5]]);
+    }
+
+    #[test]
+    fn without_a_timer_none_waits() {
+        let mut dispatch = much(12);
+        assert_eq!(come(&mut dispatch, 4..5, false), [[0; 0]]);
+        dispatch.never_wait();
+        assert_eq!(come(&mut dispatch, 5..7, false), [vec![4, 5], vec![6]]);
+        const { assert!(TOGETHER <= SIDE_BY_SIDE) };
     }
 
     #[test]

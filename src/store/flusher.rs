@@ -153,6 +153,11 @@ impl Flusher {
         self.act(self.commit.wait(lsn, done));
     }
 
+    /// There is no flush timer.
+    pub fn no_timer(&self) {
+        self.give_in(Dispatch::never_wait);
+    }
+
     /// Bring the stable mark on the device up to date, if it is behind and the store is idle.
     pub fn mark(&self) {
         self.act(self.commit.want_mark());
@@ -182,7 +187,8 @@ impl Flusher {
             let sealed = ring.force_seal(Why::Commit);
             let goal = self.space.lock().sealed_end;
             if sealed.is_err() {
-                // No filling comes that would take along what waits for one.
+                // No filling comes of this that would take along what waits for one: the ring is full, of fillings that are still
+                // being copied, or closed.
                 self.give_in(Dispatch::hurry);
             }
             action = match sealed {

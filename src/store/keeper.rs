@@ -134,7 +134,10 @@ pub fn start(store: &Arc<LogStructuredStore>) {
     };
     match std::thread::Builder::new().name("keeper".to_owned()).spawn(keep) {
         Ok(thread) => *slot = Some(thread),
-        Err(error) => log::error!("no thread for the flush timer: {error}; only fsync and full buffers flush"),
+        Err(error) => {
+            store.flusher.no_timer();
+            log::error!("no thread for the flush timer: {error}; only fsync and full buffers flush");
+        }
     }
 }
 

@@ -176,12 +176,12 @@ impl<'a> Scanner<'a> {
     }
 
     /// Have the bytes from the block at `from` to `end`, and up to a window behind what is there already, which is not read
-    /// again.
+    /// again (but where something behind it can't be read: then the device is asked for each block).
     fn bring(&mut self, from: Lsn, end: Lsn) -> Result<(), IoError> {
         let have = std::mem::replace(&mut self.have, 0..0);
-        let known = if have.contains(&from) { have.end } else { from };
-        let until = self.shape.block_up(end.max((known + WINDOW).min(self.segment.end)));
-        let (kept, len) = ((known - from) as usize, (until - from) as usize);
+        let missing = if have.contains(&from) { have.end } else { from };
+        let until = self.shape.block_up(end.max((missing + WINDOW).min(self.segment.end)));
+        let (kept, len) = ((missing - from) as usize, (until - from) as usize);
         let offset = self.device_offset(from);
         let mut buffer = match self.window.take() {
             Some(mut buffer) if buffer.len() >= len => {
@@ -190,8 +190,9 @@ impl<'a> Scanner<'a> {
             }
             old => {
                 let mut buffer = self.io.buffer(len).map_err(|_| out_of_memory("read", offset, len))?;
-                let known = old.as_ref().and_then(|old| old.as_slice().get(place_of(&have, from, kept)));
-                if let (Some(to), Some(known)) = (buffer.as_mut_slice().get_mut(..kept), known) {
+                let known = old.as_ref().and_then(|old| old.as_slice().get(place_of(&have, from, kept))).unwrap_or(&[]);
+                debug_assert!(kept == 0 || known.len() == kept, "a window holds what it has");
+                if let Some(to) = buffer.as_mut_slice().get_mut(..known.len()) {
                     to.copy_from_slice(known);
                 }
                 buffer

@@ -115,7 +115,22 @@ impl Inner {
     /// # Safety
     /// As for [`crate::io::Device::submit`].
     pub(super) unsafe fn submit(&self, requests: &[Request]) -> Result<(), SubmitError> {
-        let own = if requests.iter().all(Request::is_commit) { self.own() } else { None };
+        let mut taken = 0;
+        for part in requests.chunk_by(|one, next| one.is_commit() == next.is_commit()) {
+            // SAFETY: promised by the caller.
+            let submitted = unsafe { self.submit_one_way(part) };
+            submitted.map_err(|error| SubmitError { taken: taken + error.taken, ..error })?;
+            taken += part.len();
+        }
+        Ok(())
+    }
+
+    /// The same for requests that are all commits, or none of which is.
+    ///
+    /// # Safety
+    /// As for [`crate::io::Device::submit`].
+    unsafe fn submit_one_way(&self, requests: &[Request]) -> Result<(), SubmitError> {
+        let own = if requests.first().is_some_and(Request::is_commit) { self.own() } else { None };
         let Some(own) = own else {
             // SAFETY: promised by the caller.
             return unsafe { self.device.submit(requests) };
