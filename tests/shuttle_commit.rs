@@ -270,13 +270,18 @@ fn what_waits_for_a_later_filling_goes_when_somebody_wants_it() {
         let poll = || {
             store.poll(false);
         };
-        drive(poll, enough);
+        drive(&poll, enough);
         writer.join().unwrap();
         waiting.into_iter().for_each(|thread| thread.join().unwrap());
         for (size, crashed) in synced.lock().unwrap().iter() {
             let store = open(&Arc::new(SimDevice::from_bytes(&crashed.snapshot(), 1)), 2);
             assert!(store.log(LOG).unwrap().size >= *size, "{size} bytes were stable");
         }
+        // Closing waits for the rest, without patience.
+        let rest: Arc<Mutex<Option<Result<(), StoreError>>>> = Arc::default();
+        let told = rest.clone();
+        store.make_stable(u64::MAX, Box::new(move |result| *told.lock().unwrap() = Some(result)));
+        drive(poll, || rest.lock().unwrap().is_some());
         std::mem::ManuallyDrop::into_inner(store).close().unwrap();
         let store = open(&Arc::new(SimDevice::from_bytes(&device.snapshot(), 1)), 12);
         assert_eq!(store.log(LOG).unwrap().size, u64::from(MANY) * 6000);
