@@ -142,8 +142,8 @@ fn rate_text(rate: f64, bulk: bool) -> String {
 /// All figures of all contestants.
 fn figures(results: &Results, out: &mut String) {
     out.push_str(
-        "Every figure but the most memory is a median over the rounds. Processor time and context switches are those of the writers and of \
-         the daemon; what the kernel does on threads of its own (the loop device, the rivals' journals) is in neither. \
+        "Every figure but the most memory is a median over the rounds. Processor time and context switches are those \
+         of the writers and of the daemon; what the kernel does on threads of its own (the loop device, the rivals' journals) is in neither. \
          Writes, bytes and flushes are the block layer's.\n\n",
     );
     out.push_str(

@@ -95,10 +95,9 @@ impl Commit {
         self.books.lock().failed.clone()
     }
 
-    /// Somebody waits for what is written from now on, too.
-    pub fn is_awaited(&self) -> bool {
-        let books = self.books.lock();
-        books.busy || !books.waiters.is_empty() || books.mark_wanted
+    /// A durable flush is under way: as long as anybody waits, one is.
+    pub fn is_busy(&self) -> bool {
+        self.books.lock().busy
     }
 
     /// Everything below is written (perhaps only to the device's cache).

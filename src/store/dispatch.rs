@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use crate::ring::{FillInfo, Why};
 
-/// Full fillings on their way to the device at one time, at least [`TOGETHER`]. A device serves what it is given side by side: with all of a full
-/// ring it would be done with all of it at once, and idle until the next filling is full.
+/// Full fillings on their way to the device at one time, at least [`TOGETHER`]. A device serves what it is given side by side:
+/// with all of a full ring it would be done with all of it at once, and idle until the next filling is full.
 const SIDE_BY_SIDE: usize = 5;
 
 /// Full fillings that an idle device is given together.

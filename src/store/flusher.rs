@@ -366,7 +366,7 @@ impl Stage for Flusher {
     }
 
     fn flush(&self, fill: FillInfo) {
-        self.give_in(|dispatch| dispatch.arrived(fill, self.commit.is_awaited()));
+        self.give_in(|dispatch| dispatch.arrived(fill, self.commit.is_busy()));
     }
 
     fn failed_flush(&self, lsn: u64, bytes: &mut [u8]) {

@@ -183,15 +183,18 @@ impl<'a> Scanner<'a> {
         let until = self.shape.block_up(end.max((missing + WINDOW).min(self.segment.end)));
         let (kept, len) = ((missing - from) as usize, (until - from) as usize);
         let offset = self.device_offset(from);
+        // What is kept is the end of what was there.
+        let known = (have.end - have.start) as usize;
+        let known = known - kept..known;
         let mut buffer = match self.window.take() {
             Some(mut buffer) if buffer.len() >= len => {
-                buffer.as_mut_slice().copy_within(place_of(&have, from, kept), 0);
+                buffer.as_mut_slice().copy_within(known, 0);
                 buffer
             }
             old => {
                 let mut buffer = self.io.buffer(len).map_err(|_| out_of_memory("read", offset, len))?;
-                let known = old.as_ref().and_then(|old| old.as_slice().get(place_of(&have, from, kept))).unwrap_or(&[]);
-                debug_assert!(kept == 0 || known.len() == kept, "a window holds what it has");
+                let known = old.as_ref().and_then(|old| old.as_slice().get(known)).unwrap_or(&[]);
+                debug_assert_eq!(known.len(), kept, "a window holds what it has");
                 if let Some(to) = buffer.as_mut_slice().get_mut(..known.len()) {
                     to.copy_from_slice(known);
                 }
@@ -337,12 +340,6 @@ impl<'a> Scanner<'a> {
         }
         Ok(false)
     }
-}
-
-/// Where in a window that has `have` the `len` bytes from `from` on lie; nowhere if they are none.
-fn place_of(have: &Range<Lsn>, from: Lsn, len: usize) -> Range<usize> {
-    let start = if len > 0 { (from - have.start) as usize } else { 0 };
-    start..start + len
 }
 
 /// Reads block by block, with no frame in a block that can't be read.
