@@ -7,6 +7,7 @@ mod common;
 mod support;
 
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use common::{Image, Mount, eventually};
@@ -77,6 +78,51 @@ fn large_writes_of_many_come_whole_beside_their_readers() {
         assert!(std::fs::read(&path).unwrap() == record.repeat(3), "log {number}");
     };
     std::thread::scope(|scope| (0..WRITERS).for_each(|number| drop(scope.spawn(move || write(number)))));
+}
+
+#[test]
+fn reads_here_and_there_give_what_was_written_while_others_commit() {
+    const READERS: u64 = 6;
+    const LOG: u64 = 48 * MIB;
+    let byte = |at: u64| (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8;
+    let image = Image::new(256 * MIB);
+    let mount = Mount::new(&image);
+    let path = mount.path().join("data");
+    let all: Vec<u8> = (0..LOG).map(byte).collect();
+    let mut log = std::fs::File::create_new(&path).unwrap();
+    // Most of it is no longer in the ring.
+    let mut rest = &all[..];
+    for len in [3000, 70_000, 200, 4096, 300_000].iter().cycle() {
+        let record = &rest[..rest.len().min(*len)];
+        log.write_all(record).unwrap();
+        rest = &rest[record.len()..];
+        if rest.is_empty() {
+            break;
+        }
+    }
+    let read = |reader: u64| {
+        let (file, mut state) = (std::fs::File::open(&path).unwrap(), reader + 1);
+        for _ in 0..400 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let (at, len) = ((state >> 20) % LOG, 1 + (state >> 8) % 9000);
+            let len = len.min(LOG - at) as usize;
+            let mut bytes = vec![0; len];
+            file.read_exact_at(&mut bytes, at).unwrap();
+            assert!(bytes == all[at as usize..][..len], "{len} bytes at {at}");
+        }
+    };
+    let commit = |number: u64| {
+        let mut file = std::fs::File::create_new(mount.path().join(format!("beside-{number}"))).unwrap();
+        for round in 0..300 {
+            writeln!(file, "{round}").unwrap();
+            file.sync_data().unwrap();
+        }
+    };
+    std::thread::scope(|scope| {
+        (0..READERS).for_each(|reader| drop(scope.spawn(move || read(reader))));
+        (0..2).for_each(|number| drop(scope.spawn(move || commit(number))));
+        scope.spawn(|| assert!(std::fs::read(&path).unwrap() == all));
+    });
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Threads that take the completions of their own commits: each callback runs once, on that thread or, if it is busy, in a
+//! Threads that take the completions of what they wait for: each callback runs once, on that thread or, if it is busy, in a
 //! moment on another; nothing is held up by a thread that does not look, and readers lose nothing while many threads land.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic, also in its helpers")]
 
@@ -10,7 +10,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-use llamafs::io::{Access, Commits, Device, QuikIO, SharedBuffer, open};
+use llamafs::io::{Access, Buffer, Device, OwnCompletions, QuikIO, SharedBuffer, open};
 use llamafs::store::{FormatOptions, LogStructuredStore, StoreOptions};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tempfile::TempDir;
@@ -29,7 +29,7 @@ fn file(len: u64) -> (TempDir, PathBuf) {
 
 fn started(path: &Path) -> Arc<QuikIO> {
     let io = QuikIO::new(Arc::new(open(path, Access::ReadWrite).unwrap()), &[]).unwrap();
-    assert!(io.commits().unwrap().is_none(), "who would take everything else?");
+    assert!(io.own_completions().unwrap().is_none(), "who would take everything else?");
     io.start();
     io
 }
@@ -60,11 +60,11 @@ fn by_another(told: &mpsc::Receiver<ThreadId>) {
     assert_ne!(who, thread::current().id());
 }
 
-/// Sleep until one of this thread's commits has completed.
-fn sleep(commits: &Commits) {
-    // SAFETY: the descriptor is open as long as `commits` is.
+/// Sleep until something of this thread's own has completed.
+fn sleep(own: &OwnCompletions) {
+    // SAFETY: the descriptor is open as long as `own` is.
     #[allow(unsafe_code)]
-    let fd = unsafe { BorrowedFd::borrow_raw(commits.fd()) };
+    let fd = unsafe { BorrowedFd::borrow_raw(own.fd()) };
     let ready = poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::try_from(LIMIT).unwrap()).unwrap();
     assert_eq!(ready, 1, "nobody was told");
 }
@@ -73,7 +73,7 @@ fn sleep(commits: &Commits) {
 fn who_commits_is_told_by_the_device_and_calls_back() {
     let (_dir, path) = file(MIB);
     let io = started(&path);
-    let commits = io.commits().unwrap().expect("an io_uring has lanes");
+    let commits = io.own_completions().unwrap().expect("an io_uring has lanes");
     assert!(!commits.any());
     // Quick enough for one of these, also on a busy machine, to be taken before others look.
     let mut by_me = 0;
@@ -101,14 +101,66 @@ fn who_commits_is_told_by_the_device_and_calls_back() {
     io.close();
 }
 
+/// Read a block; what is received is the thread that called back.
+fn read(io: &QuikIO, number: u64, awaited: bool) -> mpsc::Receiver<ThreadId> {
+    let (sender, receiver) = mpsc::channel();
+    let done = Box::new(move |result: Result<Buffer, _>| {
+        assert_eq!(result.unwrap().as_slice()[0], number as u8);
+        sender.send(thread::current().id()).unwrap();
+    });
+    let (buffer, offset) = (io.buffer(BLOCK).unwrap(), number * BLOCK as u64);
+    if awaited {
+        io.read_awaited(buffer, 0..BLOCK, offset, done);
+    } else {
+        io.read(buffer, 0..BLOCK, offset, done);
+    }
+    receiver
+}
+
+#[test]
+fn who_waits_for_a_read_is_told_by_the_device_and_calls_back() {
+    let (_dir, path) = file(MIB);
+    let io = started(&path);
+    for number in 0..16 {
+        write(&io, number, true).recv_timeout(LIMIT).unwrap();
+    }
+    let own = io.own_completions().unwrap().unwrap();
+    let (mut by_me, mut known) = (0, 0);
+    for number in 0..100 {
+        let who = read(&io, number % 16, true);
+        assert!(own.only_reads(), "a read is no commit");
+        sleep(&own);
+        own.take();
+        by_me += u32::from(who.recv_timeout(LIMIT).unwrap() == thread::current().id());
+        // What is only brought beforehand comes to the thread that takes everybody's.
+        assert_ne!(read(&io, number % 16, false).recv_timeout(LIMIT).unwrap(), thread::current().id());
+    }
+    assert!(by_me > 50, "of 100 reads {by_me} were called back here");
+    // Beside a commit, and after it.
+    for number in 0..100 {
+        let told = (write(&io, number % 16, true), read(&io, number % 16, true));
+        known += u32::from(!own.only_reads());
+        while own.any() {
+            own.take();
+        }
+        told.0.recv_timeout(LIMIT).unwrap();
+        told.1.recv_timeout(LIMIT).unwrap();
+        assert!(own.only_reads(), "nothing is under way");
+    }
+    assert!(known > 50, "of 100 commits beside a read {known} were known as such");
+    drop(own);
+    io.close();
+}
+
 #[test]
 fn what_its_thread_does_not_take_is_taken_in_a_moment() {
     let (_dir, path) = file(MIB);
     let io = started(&path);
-    let commits = io.commits().unwrap().unwrap();
+    let commits = io.own_completions().unwrap().unwrap();
     for number in 0..50 {
         let begun = Instant::now();
         by_another(&write(&io, number, true));
+        by_another(&read(&io, number, true));
         assert!(begun.elapsed() < LIMIT / 2);
         // A blocking call of this very thread, too.
         io.flush_now().unwrap();
@@ -125,7 +177,7 @@ fn closing_waits_for_what_is_in_a_lane_and_leaves_the_device_free() {
     let (_dir, path) = file(MIB);
     for round in 0..20 {
         let io = started(&path);
-        let commits = io.commits().unwrap().unwrap();
+        let commits = io.own_completions().unwrap().unwrap();
         let told: Vec<_> = (0..16).map(|number| write(&io, number, true)).collect();
         if round % 2 == 0 {
             drop(commits);
@@ -145,7 +197,7 @@ fn many_threads_commit_by_lanes_of_their_own() {
         for who in 0..4u64 {
             let io = &io;
             scope.spawn(move || {
-                let commits = io.commits().unwrap().unwrap();
+                let commits = io.own_completions().unwrap().unwrap();
                 for number in 0..300 {
                     let told = write(io, who * 200 + number % 200, true);
                     while told.try_recv().is_err() {
@@ -179,7 +231,7 @@ fn readers_lose_nothing_while_bulk_writes_and_commits_land_on_many_threads() {
     thread::scope(|scope| {
         // One log, so one writer at a time knows what comes next.
         scope.spawn(|| {
-            let commits = store.commits().unwrap().unwrap();
+            let commits = store.own_completions().unwrap().unwrap();
             let mut number = 0u64;
             while written.load(Ordering::Acquire) < 160 * MIB {
                 let at = written.load(Ordering::Acquire);

@@ -8,7 +8,7 @@ use super::inode::Node;
 use super::logs::Log;
 use super::types::{Errno, Reply, Write};
 use super::{Inner, LlamaFs};
-use crate::io::Commits;
+use crate::io::OwnCompletions;
 use crate::store::types::{AppendAt, Appended, AttrChange, StoreError};
 
 /// Bytes of a record that takes longer to copy than its writer takes to be answered.
@@ -99,9 +99,9 @@ impl LlamaFs {
         }
     }
 
-    /// The calling thread is going to take the completions of the commits that it starts.
-    pub fn commits(&self) -> std::io::Result<Option<Commits>> {
-        self.inner.store.commits()
+    /// The calling thread is going to take the completions of the commits and reads that it starts and waits for.
+    pub fn own_completions(&self) -> std::io::Result<Option<OwnCompletions>> {
+        self.inner.store.own_completions()
     }
 
     /// `fsync`, `fdatasync`: everything appended so far is made durable.

@@ -52,6 +52,8 @@ pub enum Request {
         len: u32,
         /// Registered buffer.
         fixed: Option<u16>,
+        /// Who asks for it has nothing else to do, and takes its completion if it takes any.
+        awaited: bool,
     },
     /// Make every write that has completed durable.
     Flush {
@@ -75,9 +77,14 @@ impl Request {
         request
     }
 
-    /// Somebody waits for it to be durable.
-    pub fn is_commit(&self) -> bool {
-        matches!(self, Self::Write { dsync: true, .. } | Self::Flush { .. })
+    /// Somebody waits for it: to be durable, or to be read.
+    pub fn is_awaited(&self) -> bool {
+        matches!(self, Self::Write { dsync: true, .. } | Self::Flush { .. } | Self::Read { awaited: true, .. })
+    }
+
+    /// It reads.
+    pub fn is_read(&self) -> bool {
+        matches!(self, Self::Read { .. })
     }
 
     /// The token that its completion will carry.

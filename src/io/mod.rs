@@ -20,6 +20,6 @@ pub use buffer::{Buffer, BufferAllocError, FOUR_KB_BLOCK, ONE_MEGABYTE_BLOCK, Sh
 pub use device::{Completion, Device, Geometry, Lane, Request, SubmitError};
 pub use memory::{ReservingAllocator, give_large_allocations_back, keep_reserve, memory_is_short, try_copy, try_room};
 pub use open::{Access, OpenError, open};
-pub use quikio::{Commits, IoCounters, IoError, QuikIO, ReadDone, Write, WriteDone};
+pub use quikio::{IoCounters, IoError, OwnCompletions, QuikIO, ReadDone, Write, WriteDone};
 pub use sim::{SectorModel, SimDevice, SimFault, SimOp, SimOps};
 pub use uring::UringDevice;

@@ -1,14 +1,14 @@
 //! QuikIO: the one way to the device, and the sole owner of its completions.
 //!
 //! Operations are given in from any thread and go to the device at once; one owner, the completion thread or a
-//! simulator that calls [`QuikIO::poll`], takes every completion and runs the callbacks, but for those of [`Commits`],
+//! simulator that calls [`QuikIO::poll`], takes every completion and runs the callbacks, but for those of [`OwnCompletions`],
 //! which their own thread takes. The decisions (short writes,
 //! retries, order of overlapping writes, the first failure that ends all writing) are in `state`, which knows neither
 //! device nor threads.
 
-mod commits;
 mod error;
 mod overlap;
+mod own;
 mod owner;
 mod state;
 #[cfg(test)]
@@ -23,9 +23,9 @@ use std::time::Duration;
 
 use crate::sync::Mutex;
 
-pub use self::commits::Commits;
-use self::commits::Lanes;
 pub use self::error::{IoCounters, IoError};
+use self::own::Lanes;
+pub use self::own::OwnCompletions;
 use self::owner::{Ownership, Turn};
 use self::state::{Core, Finished, Outcome, Work};
 use super::buffer::{Buffer, BufferAllocError, SharedBuffer};
@@ -136,7 +136,12 @@ impl QuikIO {
 
     /// Queue a read at `offset` into `buf[range]`. It is not ordered against writes.
     pub fn read(&self, buf: Buffer, range: Range<usize>, offset: u64, done: ReadDone) {
-        self.inner.admit(Work::Read { buf: Some(buf), range, done }, offset);
+        self.inner.admit(Work::Read { buf: Some(buf), range, awaited: false, done }, offset);
+    }
+
+    /// The same for a caller that has nothing else to do: if it takes completions ([`OwnCompletions`]) it takes this one.
+    pub fn read_awaited(&self, buf: Buffer, range: Range<usize>, offset: u64, done: ReadDone) {
+        self.inner.admit(Work::Read { buf: Some(buf), range, awaited: true, done }, offset);
     }
 
     /// Queue a flush of the device: it covers every write whose `done` ran before this call.

@@ -228,7 +228,7 @@ fn entry(request: &Request) -> squeue::Entry {
             }
             .user_data(token)
         }
-        Request::Read { token, offset, ptr, len, fixed } => match fixed {
+        Request::Read { token, offset, ptr, len, fixed, .. } => match fixed {
             Some(index) => opcode::ReadFixed::new(FILE, ptr, len, index).offset(offset).build(),
             None => opcode::Read::new(FILE, ptr, len).offset(offset).build(),
         }

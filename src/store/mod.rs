@@ -90,7 +90,7 @@ pub use types::{
 };
 
 use crate::format::{FrameSeed, Superblock};
-use crate::io::{Commits, QuikIO};
+use crate::io::{OwnCompletions, QuikIO};
 
 /// What the last checkpoint and superblock said.
 struct Checkpointing {
@@ -159,9 +159,9 @@ impl LogStructuredStore {
         }
     }
 
-    /// The calling thread is going to take the completions of its commits, if the device can do that; see [`Commits`].
-    pub fn commits(&self) -> std::io::Result<Option<Commits>> {
-        self.io.commits()
+    /// The calling thread is going to take the completions of what it waits for, if the device can do that; see [`OwnCompletions`].
+    pub fn own_completions(&self) -> std::io::Result<Option<OwnCompletions>> {
+        self.io.own_completions()
     }
 
     /// Take completions on this thread; with `wait`, sleep until there is one. For a store that was not started.
@@ -169,7 +169,7 @@ impl LogStructuredStore {
         self.io.poll(wait)
     }
 
-    /// Take completions beside who polls, as threads that commit by themselves do. For simulators.
+    /// Take completions beside who polls, as threads with completions of their own do. For simulators.
     pub fn poll_beside(&self) -> usize {
         self.io.poll_beside()
     }

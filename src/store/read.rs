@@ -315,7 +315,7 @@ impl LogStructuredStore {
                 Err(_) => store.ask_around(number, job, base..end, until, offset),
             }
         };
-        self.io.read(buffer, 0..len, offset, Box::new(done));
+        self.io.read_awaited(buffer, 0..len, offset, Box::new(done));
     }
 
     /// What was asked for at once can't be read: block by block, then.

@@ -22,7 +22,7 @@ use std::thread::JoinHandle;
 
 use super::mount::FUSE_DEVICE;
 use super::{PAGE, REQUEST_BYTES};
-use crate::io::Commits;
+use crate::io::OwnCompletions;
 pub use answer::{Answer, Fields, From};
 pub use body::{Body, Header};
 use handshake::Agreed;
@@ -56,8 +56,8 @@ pub trait Service: Clone + Send + 'static {
     /// Serve one request: every one but those that nobody waits for is answered, once, by whichever thread.
     fn serve(&self, from: From, header: &Header, body: Body<'_>);
 
-    /// What the calling thread commits, and takes the completions of, while it waits for requests; if there is such a thing.
-    fn commits(&self) -> io::Result<Option<Commits>> {
+    /// What the calling thread asks of a device, and takes the completions of, while it waits for requests; if there is one.
+    fn own_completions(&self) -> io::Result<Option<OwnCompletions>> {
         Ok(None)
     }
 }

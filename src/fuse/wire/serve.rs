@@ -8,7 +8,7 @@ use super::numbers::*;
 use super::{Service, tree};
 use crate::fs::types::{Attr, Errno, Ioctl, LockAsk, Opened, Read, SetAttr, SetTime, StatFs, Want, Write};
 use crate::fs::{Lent, LlamaFs};
-use crate::io::Commits;
+use crate::io::OwnCompletions;
 use crate::store::Lends;
 
 /// The writer may not keep set-id bits.
@@ -29,8 +29,8 @@ const SET_ATIME_NOW: u32 = 1 << 7;
 const SET_MTIME_NOW: u32 = 1 << 8;
 
 impl Service for LlamaFs {
-    fn commits(&self) -> std::io::Result<Option<Commits>> {
-        Self::commits(self)
+    fn own_completions(&self) -> std::io::Result<Option<OwnCompletions>> {
+        Self::own_completions(self)
     }
 
     fn serve(&self, from: From, header: &Header, body: Body<'_>) {

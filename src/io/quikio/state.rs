@@ -23,7 +23,7 @@ pub(super) enum Work {
     /// Write `buf[range]`.
     Write { buf: SharedBuffer, range: Range<usize>, fixed: Option<u16>, dsync: bool, done: WriteDone },
     /// Fill `buf[range]`; the buffer is there until it is handed back or given up.
-    Read { buf: Option<Buffer>, range: Range<usize>, done: ReadDone },
+    Read { buf: Option<Buffer>, range: Range<usize>, awaited: bool, done: ReadDone },
     /// Flush the device.
     Flush { done: WriteDone },
 }
@@ -71,9 +71,10 @@ impl Op {
                 let ptr = buf.as_ptr().wrapping_add(range.start + self.moved).cast_const();
                 Request::Write { token, offset, ptr, len, dsync: *dsync, fixed: *fixed }
             }
-            Work::Read { buf, range, .. } => {
+            Work::Read { buf, range, awaited, .. } => {
                 let start = buf.as_ref().map_or(std::ptr::null_mut(), Buffer::as_ptr);
-                Request::Read { token, offset, ptr: start.wrapping_add(range.start + self.moved), len, fixed: None }
+                let ptr = start.wrapping_add(range.start + self.moved);
+                Request::Read { token, offset, ptr, len, fixed: None, awaited: *awaited }
             }
             Work::Flush { .. } => Request::Flush { token },
         }
@@ -97,7 +98,7 @@ impl Finished {
             }
             (Work::Flush { done }, result) => done(result),
             (Work::Read { done, buf: Some(buf), .. }, result) => done(result.map(|()| buf)),
-            (Work::Read { done, buf: None, range }, result) => {
+            (Work::Read { done, buf: None, range, .. }, result) => {
                 let gone = IoError { errno: libc::EIO, op: "read", offset: 0, len: range.len() as u64 };
                 done(Err(result.err().unwrap_or(gone)));
             }
@@ -166,6 +167,12 @@ impl Core {
     /// Nothing is accepted from now on.
     pub(super) fn close(&mut self) {
         self.closing = true;
+    }
+
+    /// So many of these completions are of reads.
+    pub(super) fn reads_among(&self, completions: &[Completion]) -> usize {
+        let is_read = |done: &&Completion| self.ops.get(&done.token).is_some_and(|op| op.work.is_read());
+        completions.iter().filter(is_read).count()
     }
 
     /// Nothing is left that was accepted.

@@ -1,9 +1,9 @@
-//! Commits of one thread that takes their completions itself: what a durable write needs is a thread that was woken once,
-//! and not one that wakes the next.
+//! What one thread waits for, which takes the completions itself: what a durable write or a read needs is a thread that was
+//! woken once, and not one that wakes the next.
 //!
-//! A thread that serves requests and sleeps until something is ready asks for [`QuikIO::commits`]. From then on its durable
-//! writes and flushes go to the device by a lane of its own; it is woken when one has completed, and runs the callbacks.
-//! What else it asks of the device the owner of completions takes, as for any other thread.
+//! A thread that serves requests and sleeps until something is ready asks for [`QuikIO::own_completions`]. From then on its
+//! durable writes, flushes and awaited reads go to the device by a lane of its own; it is woken when one has completed, and
+//! runs the callbacks. What else it asks of the device the owner of completions takes, as for any other thread.
 //!
 //! A thread may wait for something that only its own completions bring about, such as room in the ring. So another one
 //! looks after the lanes while anything is on its way there, and takes what nobody took for a tick.
@@ -38,6 +38,8 @@ pub(super) struct Own {
     lane: Arc<dyn Lane>,
     submitted: AtomicU64,
     taken: AtomicU64,
+    /// Of those under way: reads.
+    reads: AtomicU64,
 }
 
 impl Own {
@@ -62,30 +64,31 @@ struct Watch {
     ended: bool,
 }
 
-/// What a thread commits by itself. It stays on that thread.
-pub struct Commits {
+/// What a thread asks of the device, and takes the completions of. It stays on that thread.
+pub struct OwnCompletions {
     inner: Arc<Inner>,
     own: Arc<Own>,
     _stays: PhantomData<*const ()>,
 }
 
 impl QuikIO {
-    /// The calling thread is going to take the completions of its commits. None: the device has no lanes, or there is no
+    /// The calling thread is going to take the completions of what it waits for. None: the device has no lanes, or there is no
     /// completion thread for everything else.
-    pub fn commits(&self) -> io::Result<Option<Commits>> {
+    pub fn own_completions(&self) -> io::Result<Option<OwnCompletions>> {
         if self.thread.lock().is_none() {
             return Ok(None);
         }
         let Some(lane) = self.inner.device.lane()? else { return Ok(None) };
-        let own = Arc::new(Own { lane, submitted: AtomicU64::new(0), taken: AtomicU64::new(0) });
+        let own =
+            Arc::new(Own { lane, submitted: AtomicU64::new(0), taken: AtomicU64::new(0), reads: AtomicU64::new(0) });
         self.inner.watch_lanes()?;
         self.inner.lanes.all.lock().push(own.clone());
         MINE.with(|mine| mine.replace(Some((Arc::downgrade(&self.inner), own.clone()))));
-        Ok(Some(Commits { inner: self.inner.clone(), own, _stays: PhantomData }))
+        Ok(Some(OwnCompletions { inner: self.inner.clone(), own, _stays: PhantomData }))
     }
 }
 
-impl Commits {
+impl OwnCompletions {
     /// Readable when something has completed.
     pub fn fd(&self) -> RawFd {
         self.own.lane.fd()
@@ -96,13 +99,19 @@ impl Commits {
         !self.own.is_idle()
     }
 
+    /// All that is under way are reads.
+    pub fn only_reads(&self) -> bool {
+        let under_way = self.own.submitted.load(Ordering::SeqCst).wrapping_sub(self.own.taken.load(Ordering::SeqCst));
+        under_way <= self.own.reads.load(Ordering::SeqCst)
+    }
+
     /// Take what has completed and run the callbacks.
     pub fn take(&self) {
         self.inner.take_from(&self.own);
     }
 }
 
-impl Drop for Commits {
+impl Drop for OwnCompletions {
     fn drop(&mut self) {
         MINE.with(|mine| mine.replace(None));
         // What is still under way in the lane, others take.
@@ -116,7 +125,7 @@ impl Inner {
     /// As for [`crate::io::Device::submit`].
     pub(super) unsafe fn submit(&self, requests: &[Request]) -> Result<(), SubmitError> {
         let mut taken = 0;
-        for part in requests.chunk_by(|one, next| one.is_commit() == next.is_commit()) {
+        for part in requests.chunk_by(|one, next| one.is_awaited() == next.is_awaited()) {
             // SAFETY: promised by the caller.
             let submitted = unsafe { self.submit_one_way(part) };
             submitted.map_err(|error| SubmitError { taken: taken + error.taken, ..error })?;
@@ -125,18 +134,20 @@ impl Inner {
         Ok(())
     }
 
-    /// The same for requests that are all commits, or none of which is.
+    /// The same for requests that are all awaited, or none of which is.
     ///
     /// # Safety
     /// As for [`crate::io::Device::submit`].
     unsafe fn submit_one_way(&self, requests: &[Request]) -> Result<(), SubmitError> {
-        let own = if requests.first().is_some_and(Request::is_commit) { self.own() } else { None };
+        let own = if requests.first().is_some_and(Request::is_awaited) { self.own() } else { None };
         let Some(own) = own else {
             // SAFETY: promised by the caller.
             return unsafe { self.device.submit(requests) };
         };
         // Before the request can complete, and before it is seen whether somebody looks after it.
+        let reads = |requests: &[Request]| requests.iter().filter(|request| request.is_read()).count() as u64;
         own.submitted.fetch_add(requests.len() as u64, Ordering::SeqCst);
+        own.reads.fetch_add(reads(requests), Ordering::SeqCst);
         if !self.lanes.watched.swap(true, Ordering::SeqCst) {
             let _watch = self.lanes.watch.lock();
             self.lanes.changed.notify_all();
@@ -144,8 +155,9 @@ impl Inner {
         // SAFETY: promised by the caller.
         let submitted = unsafe { own.lane.submit(requests) };
         if let Err(error) = &submitted {
-            let refused = requests.len().saturating_sub(error.taken);
-            own.taken.fetch_add(refused as u64, Ordering::SeqCst);
+            let refused = requests.get(error.taken..).unwrap_or(&[]);
+            own.reads.fetch_sub(reads(refused), Ordering::SeqCst);
+            own.taken.fetch_add(refused.len() as u64, Ordering::SeqCst);
         }
         submitted
     }
@@ -168,11 +180,13 @@ impl Inner {
             return;
         }
         let count = completions.len() as u64;
+        let reads = self.core.lock().reads_among(&completions) as u64;
         // A callback that panics is a fault of its owner; the others still have to be answered.
         if catch_unwind(AssertUnwindSafe(|| self.completed(completions))).is_err() {
-            log::error!("{}: a commit's callback panicked", self.device.describe());
+            log::error!("{}: a completion's callback panicked", self.device.describe());
         }
         // Not before they are called back: who closes waits for that.
+        own.reads.fetch_sub(reads, Ordering::SeqCst);
         own.taken.fetch_add(count, Ordering::SeqCst);
         self.tell_if_over();
     }
