@@ -109,6 +109,18 @@ fn check_repair_and_salvage_answer_with_their_codes() {
 }
 
 #[test]
+fn salvage_does_not_call_whole_what_it_knows_to_have_been_longer() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (path, _) = made(dir.path());
+    // Of all that there was a superblock is left, which tells where the log ended.
+    OpenOptions::new().write(true).open(&path).unwrap().set_len(131_072).unwrap();
+    let got = llamafs(&["salvage", dir.path().join("short").to_str().unwrap()], &path);
+    assert_eq!(code(&got), 1, "{got:?}");
+    assert!(String::from_utf8_lossy(&got.stderr).contains("nothing tells what they held"), "{got:?}");
+    assert_eq!(fs::read(dir.path().join("short/gaps.json")).unwrap(), b"[]\n");
+}
+
+#[test]
 fn a_device_cut_short_below_what_was_acknowledged_is_told_by_all() {
     let dir = tempfile::tempdir().unwrap();
     let (path, log) = made(dir.path());

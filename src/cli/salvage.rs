@@ -28,7 +28,7 @@ const GAPS: &str = "gaps.json";
 const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
-/// Writes out all that can still be read of an unmounted store. Exit status: 0 nothing is missing, 1 something is.
+/// Writes out all that can still be read of an unmounted store. Exit status: 0 nothing is missing, 1 something is, or may be.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// As JSON
@@ -73,13 +73,21 @@ pub fn run(args: &Args) -> Outcome {
             report.missing
         )
     })?;
-    if report.gaps == 0 && files.refused == 0 {
+    if report.gaps == 0 && report.unexplained == 0 && files.refused == 0 {
         return Ok(ExitCode::SUCCESS);
+    }
+    if report.unexplained > 0 {
+        say(&format!(
+            "{} bytes of the store's log that were on stable media are damaged or gone, and nothing tells what they held",
+            report.unexplained
+        ));
     }
     if files.refused > 0 {
         say(&format!("{} records lie further than a file can reach here and were left out", files.refused));
     }
-    say(&format!("something is missing: {} lists where", args.directory.join(GAPS).display()));
+    if report.gaps > 0 {
+        say(&format!("something is missing: {} lists where", args.directory.join(GAPS).display()));
+    }
     Ok(ExitCode::from(FAILED))
 }
 

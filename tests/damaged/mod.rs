@@ -151,6 +151,11 @@ pub fn salvaged(device: &Arc<SimDevice>) -> (Vec<u8>, Vec<Gap>) {
     (bytes, gaps)
 }
 
+/// Bytes of a store that salvage can't explain.
+pub fn unexplained(device: &Arc<SimDevice>) -> u64 {
+    salvage(device.clone() as Arc<dyn Device>, &mut Taken::default(), &mut |_, _| {}).unwrap().unexplained
+}
+
 /// `bytes` are `expected` everywhere but in `gaps`, and nothing is missing without a gap.
 pub fn same_but_for_gaps(bytes: &[u8], gaps: &[Gap], expected: &[u8], what: &str) {
     let mut at = 0;

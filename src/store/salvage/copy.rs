@@ -11,7 +11,7 @@ use super::{SalvageError, SalvageReport, Salvaged, Sink};
 use crate::format::{CatalogChange, CatalogEntry, CatalogRecord, FrameKind, Lsn, NodeKind, SegmentEntry};
 use crate::io::{IoError, QuikIO};
 use crate::store::inspect::Gap;
-use crate::store::inspect::walker::{Item, Walker};
+use crate::store::inspect::walker::{Broken, Item, Walker};
 use crate::store::types::LogId;
 
 /// Logs that are kept track of, at most: bounds what a hostile image can cost.
@@ -32,25 +32,39 @@ struct Open {
     given: BTreeMap<u64, u64>,
 }
 
+/// What is copied.
+pub struct From<'a> {
+    /// The device,
+    pub io: &'a QuikIO,
+    /// the store on it,
+    pub found: &'a Found,
+    /// its segments in the order of the log,
+    pub segments: &'a [SegmentEntry],
+    /// and up to where it is known to have been on stable media.
+    pub stable: Lsn,
+}
+
 /// Give every log of the store to `sink`; `known` is what a checkpoint knows of them.
 pub fn copy(
-    io: &QuikIO,
-    found: &Found,
-    segments: &[SegmentEntry],
+    mut from: From<'_>,
     known: Vec<CatalogEntry>,
     sink: &mut dyn Sink,
     report: &mut SalvageReport,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(), Failed> {
-    let mut logs = catalog(io, found, segments, known, report)?;
-    let total = segments.len() as u64 * found.shape.segment_size;
+    let mut logs = catalog(&mut from, known, report)?;
+    let total = from.segments.len() as u64 * from.found.shape.segment_size;
     let mut failed = None;
     let mut done = 0;
-    walk(io, found, segments, true, &mut |item| {
+    from.walk(true, &mut |item| {
         let frame = match item {
             Item::Segment { .. } => {
                 progress(done, total);
-                done += found.shape.segment_size;
+                done += from.found.shape.segment_size;
+                return ControlFlow::Continue(());
+            }
+            Item::Broken(broken) if broken.lsn < from.stable => {
+                damaged(&broken, &mut logs, report);
                 return ControlFlow::Continue(());
             }
             Item::Frame { found, .. } if found.kind.is_record() => found,
@@ -69,6 +83,7 @@ pub fn copy(
     if let Some(error) = failed {
         return Err(Failed::Sink(error));
     }
+    report.unexplained += from.cut_off();
     for open in logs.into_values() {
         let end = open.given.last_key_value().map_or(open.log.head, |(_, end)| *end);
         let size = open.log.size.max(end);
@@ -77,6 +92,40 @@ pub fn copy(
         report.logs += 1;
     }
     Ok(())
+}
+
+/// A place that was on stable media and where no frame checks any more.
+fn damaged(broken: &Broken, logs: &mut BTreeMap<LogId, Open>, report: &mut SalvageReport) {
+    let explained = broken.was.as_ref().map_or(0, |was| match was.kind {
+        FrameKind::Data | FrameKind::Moved => logs.get_mut(&was.log_id).map_or(0, |open| {
+            // Its log was at least that long: what of it is not found elsewhere is a gap.
+            open.log.size = open.log.size.max(was.offset.saturating_add(was.value));
+            was.total
+        }),
+        // A name or an attribute of a log.
+        FrameKind::Meta => 0,
+        // Nothing of any log.
+        _ => was.total,
+    });
+    report.unexplained = report.unexplained.saturating_add(broken.len.saturating_sub(explained));
+}
+
+impl From<'_> {
+    fn walk(&self, payloads: bool, each: &mut dyn FnMut(Item) -> ControlFlow<()>) -> Result<(), IoError> {
+        let Found { shape, uuid, max_epoch, ref mounts, end, .. } = *self.found;
+        Walker::new(self.io, shape, uuid, max_epoch, self.segments, end.unwrap_or(Lsn::MAX), payloads)
+            .knowing(mounts.clone())
+            .walk(each)
+    }
+
+    /// Bytes that were on stable media behind the last segment that there is.
+    fn cut_off(&self) -> u64 {
+        let shape = &self.found.shape;
+        let last = shape.sequence(self.stable);
+        let reached = self.segments.last().map(|segment| shape.segment_start(segment.sequence.saturating_add(1)));
+        let reached = reached.unwrap_or_else(|| shape.segment_start(last));
+        if self.stable > shape.first_frame(last) { self.stable.saturating_sub(reached) } else { 0 }
+    }
 }
 
 impl Open {
@@ -127,9 +176,7 @@ impl Open {
 
 /// Every log that has a record or a catalog entry, by the path that it had last.
 fn catalog(
-    io: &QuikIO,
-    found: &Found,
-    segments: &[SegmentEntry],
+    from: &mut From<'_>,
     known: Vec<CatalogEntry>,
     report: &mut SalvageReport,
 ) -> Result<BTreeMap<LogId, Open>, Failed> {
@@ -151,10 +198,12 @@ fn catalog(
         let unnamed = Salvaged { id, path: Vec::new(), head: 0, size: 0 };
         logs.entry(id).or_insert(Open { log: unnamed, given: BTreeMap::new() });
     };
-    walk(io, found, segments, false, &mut |item| {
+    let mut stable = from.stable;
+    from.walk(false, &mut |item| {
         let Item::Frame { found: frame, .. } = item else { return ControlFlow::Continue(()) };
         match frame.kind {
             FrameKind::Data | FrameKind::Moved => meet(frame.log_id),
+            FrameKind::Mark => stable = stable.max(frame.value),
             // Frames come in order: the last name seen is the one it has. Sizes are only ever right in a checkpoint.
             FrameKind::Meta => {
                 for record in CatalogRecord::decode_all(&frame.payload).unwrap_or_default() {
@@ -172,6 +221,7 @@ fn catalog(
         ControlFlow::Continue(())
     })
     .map_err(Failed::Device)?;
+    from.stable = stable;
     for open in logs.values_mut() {
         open.log.path = names.path(open.log.id);
     }
@@ -180,17 +230,4 @@ fn catalog(
         report.notes.push(format!("{left_out} frames of more than {MAX_LOGS} logs and directories were left out"));
     }
     Ok(logs)
-}
-
-fn walk(
-    io: &QuikIO,
-    found: &Found,
-    segments: &[SegmentEntry],
-    payloads: bool,
-    each: &mut dyn FnMut(Item) -> ControlFlow<()>,
-) -> Result<(), IoError> {
-    let end: Lsn = found.end.unwrap_or(Lsn::MAX);
-    Walker::new(io, found.shape, found.uuid, found.max_epoch, segments, end, payloads)
-        .knowing(found.mounts.clone())
-        .walk(each)
 }

@@ -81,6 +81,8 @@ pub struct SalvageReport {
     pub gaps: u64,
     /// Bytes that are known to be missing.
     pub missing: u64,
+    /// Bytes of the store's log that were on stable media and are damaged or gone, and of which nothing tells what they held.
+    pub unexplained: u64,
     /// Segments that were read.
     pub segments: u64,
     /// Where the store was found from, and other remarks, a sentence each.
@@ -102,7 +104,11 @@ pub fn salvage(
     let segments = table::segments(&io, &found, &clues);
     report.segments = segments.len() as u64;
     let known = clues.nodes(&found.uuid);
-    copy::copy(&io, &found, &segments, known, sink, &mut report, progress).map_err(|error| match error {
+    // Marks tell more of it.
+    let checkpoint = clues.checkpoint(&found.uuid).map_or(0, |checkpoint| checkpoint.stable_lsn);
+    let stable = found.end.unwrap_or(0).max(checkpoint);
+    let from = copy::From { io: &io, found: &found, segments: &segments, stable };
+    copy::copy(from, known, sink, &mut report, progress).map_err(|error| match error {
         copy::Failed::Device(error) => failed(error),
         copy::Failed::Sink(error) => error,
     })?;
