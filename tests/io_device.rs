@@ -180,6 +180,43 @@ fn exercise(path: &Path, capacity: u64) {
 /// again what was just closed runs alone.
 static FORKS: parking_lot::RwLock<()> = parking_lot::RwLock::new(());
 
+#[test]
+fn a_loop_device_and_its_file_are_one_device_and_parts_of_a_file_are_several() {
+    const LEN: u64 = 8 << 20;
+    need_root();
+    let _alone = FORKS.write();
+    let whole = Loop::new(LEN, &[]);
+    let file = whole._dir.path().join("store");
+    let busy = |path: &Path, access| {
+        let error = refused(path, access);
+        assert_eq!(error.errno(), libc::EBUSY, "{error}");
+        error.to_string()
+    };
+    for access in [Access::ReadWrite, Access::ReadOnlyShared] {
+        let writer = open(&whole.path, Access::ReadWrite).unwrap();
+        busy(&file, access);
+        drop(writer);
+        let writer = open(&file, Access::ReadWrite).unwrap();
+        let told = busy(&whole.path, access);
+        assert!(told.contains(&format!("{}, which it lies on, is in use", file.display())), "{told}");
+        drop(writer);
+    }
+    let readers = (open(&whole.path, Access::ReadOnlyShared).unwrap(), open(&file, Access::ReadOnlyShared).unwrap());
+    busy(&file, Access::ReadWrite);
+    drop(readers);
+    // Another loop device over the same file, and two over parts of it that do not meet.
+    let over = |options: &[&str]| {
+        let args = ["--find", "--show"].iter().chain(options).copied();
+        let args: Vec<&str> = args.chain(file.to_str()).collect();
+        Loop { path: PathBuf::from(run("losetup", &args)), _dir: tempfile::tempdir().unwrap() }
+    };
+    let (front, back) = (over(&["--sizelimit", "4M"]), over(&["--offset", "4M", "--sizelimit", "4M"]));
+    let parts = (open(&front.path, Access::ReadWrite).unwrap(), open(&back.path, Access::ReadWrite).unwrap());
+    busy(&whole.path, Access::ReadWrite);
+    drop(parts);
+    drop(open(&whole.path, Access::ReadWrite).unwrap());
+}
+
 /// Who may have it together with whom.
 fn sharing(path: &Path) {
     let writer = open(path, Access::ReadWrite).unwrap();

@@ -78,7 +78,7 @@ fn entries(dir: &str) -> impl Iterator<Item = String> {
     read.into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok())
 }
 
-fn numbers(dev: u64) -> String {
+pub(super) fn numbers(dev: u64) -> String {
     format!("{}:{}", libc::major(dev), libc::minor(dev))
 }
 

@@ -5,6 +5,7 @@
 //! writes and remembers the first failure.
 #![allow(unsafe_code)]
 
+mod below;
 pub mod buffer;
 mod device;
 mod geometry;

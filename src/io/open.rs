@@ -1,7 +1,8 @@
 //! Opening a device: O_DIRECT, for us alone, or one clear sentence why not.
 //!
 //! A block device opened for writing is claimed with O_EXCL, which keeps out mounts, swap and other claims. A lock
-//! (flock) on the name does the same for files, and lets a reader see that there is a writer.
+//! (flock) on the name does the same for files, and lets a reader see that there is a writer. A loop device and its file are
+//! two names of the same bytes: see `below`.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -10,6 +11,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::below::{self, Below, Bytes};
 use super::device::Geometry;
 use super::holder::{self, Identity};
 use super::uring::UringDevice;
@@ -126,8 +128,10 @@ pub fn open(path: &Path, access: Access) -> Result<UringDevice, OpenError> {
     let target = Target::look_at(path, access)?;
     let file = target.patiently(None, || target.open_file())?;
     target.patiently(Some(file.as_raw_fd()), || target.lock(&file))?;
+    let below = target.lock_bytes(&file)?;
     let geometry = target.geometry(&file)?;
-    uring::UringDevice::new(file, path, geometry).map_err(|reason| OpenError::NoUring { path: path.to_owned(), reason })
+    uring::UringDevice::new(file, below, path, geometry)
+        .map_err(|reason| OpenError::NoUring { path: path.to_owned(), reason })
 }
 
 /// One try failed.
@@ -260,6 +264,35 @@ impl<'a> Target<'a> {
             Some(libc::EWOULDBLOCK | libc::EINTR) => Err(Refused::Busy),
             _ => Err(Refused::Because(self.other("lock it", error))),
         }
+    }
+
+    /// The same for its bytes, and for those that this loop device lies on: their file, if there is one.
+    fn lock_bytes(&self, file: &File) -> Result<Option<File>, OpenError> {
+        if self.access == Access::ReadOnlyUnlocked {
+            return Ok(None);
+        }
+        self.lock_part(file, Bytes::ALL, &self.id, "")?;
+        let below = self.id.rdev.and_then(|rdev| below::find(file, rdev, self.writes()));
+        let Some(Below { file: lies_on, id, bytes }) = below else { return Ok(None) };
+        let of_it = format!("{}, which it lies on, is in use: ", id.name.display());
+        self.lock_part(&lies_on, bytes, &id, &of_it)?;
+        Ok(Some(lies_on))
+    }
+
+    fn lock_part(&self, file: &File, bytes: Bytes, id: &Identity, of: &str) -> Result<(), OpenError> {
+        for attempt in 1.. {
+            // A file system without such locks has those of the name still.
+            if below::lock(file, bytes, self.writes()).unwrap_or(true) {
+                break;
+            }
+            let holder = holder::find(id, Some(file.as_raw_fd()));
+            if !holder.passing || attempt == TRIES {
+                let holder = format!("{of}{}", holder.text);
+                return Err(OpenError::Busy { path: self.path.to_owned(), holder });
+            }
+            std::thread::sleep(PAUSE);
+        }
+        Ok(())
     }
 
     fn geometry(&self, file: &File) -> Result<Geometry, OpenError> {

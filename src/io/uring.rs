@@ -21,13 +21,15 @@ pub struct UringDevice {
     ring: RequestRing,
     registered: Mutex<Vec<SharedBuffer>>,
     file: File,
+    /// What it lies on, whose bytes are locked.
+    _below: Option<File>,
     path: PathBuf,
     geometry: Geometry,
 }
 
 impl UringDevice {
     /// Drive `file`, which is open with O_DIRECT. The error is a sentence.
-    pub(super) fn new(file: File, path: &Path, geometry: Geometry) -> Result<UringDevice, String> {
+    pub(super) fn new(file: File, below: Option<File>, path: &Path, geometry: Geometry) -> Result<UringDevice, String> {
         let ring = RequestRing::new().map_err(|error| explain_setup(&error))?;
         let mut probe = Probe::new();
         ring.submitter().register_probe(&mut probe).map_err(|_| TOO_OLD.to_string())?;
@@ -43,7 +45,14 @@ impl UringDevice {
             return Err(TOO_OLD.to_string());
         }
         ring.register_file(&file).map_err(|error| format!("io_uring does not take the file: {error}"))?;
-        Ok(UringDevice { ring, registered: Mutex::new(Vec::new()), file, path: path.to_owned(), geometry })
+        Ok(UringDevice {
+            ring,
+            registered: Mutex::new(Vec::new()),
+            file,
+            _below: below,
+            path: path.to_owned(),
+            geometry,
+        })
     }
 
     /// The open file.
