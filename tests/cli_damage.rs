@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 
+use llamafs::format::{NodeKind, ROOT_ID};
 use llamafs::io::{Access, open};
-use llamafs::store::{LogStructuredStore, StoreOptions};
+use llamafs::store::{Change, LogStructuredStore, StoreOptions};
 
 const SECOND_COPY: u64 = 65_536;
 const LOG: u32 = 1;
@@ -106,6 +107,50 @@ fn check_repair_and_salvage_answer_with_their_codes() {
     assert!(fs::read(dir.path().join("whole/logs/log")).unwrap() == log);
     assert_eq!(fs::read(dir.path().join("whole/gaps.json")).unwrap(), b"[]\n");
     assert!(fs::read(&path).unwrap() == before, "salvage has written");
+}
+
+#[test]
+fn cat_tells_where_a_log_may_have_been_longer() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (path, _) = made(dir.path());
+    let device = Arc::new(open(&path, Access::ReadWrite).unwrap());
+    let store = LogStructuredStore::open(device, StoreOptions::default()).unwrap();
+    store.start();
+    let name = b"other".to_vec();
+    let create = Change::Create { parent: ROOT_ID, name, kind: NodeKind::Log, mode: 0o644, uid: 0, gid: 0 };
+    let other = store.change_now(create).unwrap().node.id;
+    let stable = |log, line: &str| {
+        let appended = store.append(log, line.repeat(500).as_bytes()).unwrap();
+        store.make_stable_now(appended.end_lsn).unwrap();
+    };
+    stable(LOG, "first\n");
+    stable(other, "one\n");
+    stable(LOG, "between\n");
+    stable(other, "two\n");
+    // What says that all of this was stable, and how long /log was.
+    stable(LOG, "last\n");
+    stable(LOG, "of all\n");
+    // As a crash would leave it.
+    let crashed = dir.path().join("crashed");
+    fs::copy(&path, &crashed).unwrap();
+    store.close().unwrap();
+    let cat = |log: &str| llamafs(&["cat", log], &crashed);
+    let whole = cat("/other");
+    assert_eq!((code(&whole), whole.stdout.len()), (0, 4000), "{whole:?}");
+    // The last record of /other and the one in front of it.
+    let records = fs::read(&crashed).unwrap();
+    let place = |text: &[u8]| records.windows(text.len()).rposition(|bytes| bytes == text).unwrap();
+    let (from, to) = (place(b"between\nbetween\n") - 3000, place(b"two\ntwo\n") + 8);
+    let file = OpenOptions::new().write(true).open(&crashed).unwrap();
+    file.write_all_at(&vec![0; to - from], from as u64).unwrap();
+    let told = cat("/other");
+    assert_eq!((code(&told), told.stdout.len()), (1, 2000), "{told:?}");
+    let text = String::from_utf8_lossy(&told.stderr).into_owned();
+    assert!(text.contains("/other may have been longer") && text.trim().lines().count() == 1, "{text}");
+    assert_eq!(code(&cat("/log")), 1, "its gap is known");
+    // Up to a time all that was asked for is there.
+    let until = llamafs(&["cat", "/other", "--until", "2001-01-01T00:00:00Z"], &crashed);
+    assert_eq!((code(&until), until.stdout.len()), (0, 0), "{until:?}");
 }
 
 #[test]

@@ -56,7 +56,17 @@ pub fn run(args: &Args) -> Outcome {
         Err(error) => return Err(Failure::new(format!("{}: {error}", args.device.display()))),
     };
     if gaps.is_empty() {
-        return Ok(ExitCode::SUCCESS);
+        let short = times.end == u64::MAX && image.may_miss_ends().map_err(|error| Failure::new(error.to_string()))?;
+        if !short {
+            return Ok(ExitCode::SUCCESS);
+        }
+        say(&format!(
+            "{}: what the newest checkpoint does not know of is damaged or gone, and nothing tells what it held: {} may have been longer; \
+             `llamafs check {0}` shows where",
+            args.device.display(),
+            args.log.display()
+        ));
+        return Ok(ExitCode::from(FAILED));
     }
     let missing = gaps.len();
     say(&format!(

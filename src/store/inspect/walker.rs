@@ -49,6 +49,13 @@ pub struct Broken {
     pub was: Option<Was>,
 }
 
+impl Broken {
+    /// Bytes of it that were a frame of which is known what it held: not a name, nor an attribute.
+    pub fn explained(&self) -> u64 {
+        self.was.as_ref().filter(|was| was.kind != FrameKind::Meta).map_or(0, |was| was.total)
+    }
+}
+
 /// What the walk reports to.
 pub type Each<'a> = dyn FnMut(Item) -> ControlFlow<()> + 'a;
 

@@ -96,17 +96,14 @@ pub fn copy(
 
 /// A place that was on stable media and where no frame checks any more.
 fn damaged(broken: &Broken, logs: &mut BTreeMap<LogId, Open>, report: &mut SalvageReport) {
-    let explained = broken.was.as_ref().map_or(0, |was| match was.kind {
-        FrameKind::Data | FrameKind::Moved => logs.get_mut(&was.log_id).map_or(0, |open| {
+    let mut explained = broken.explained();
+    if let Some(was) = broken.was.as_ref().filter(|was| was.kind.is_record()) {
+        match logs.get_mut(&was.log_id) {
             // Its log was at least that long: what of it is not found elsewhere is a gap.
-            open.log.size = open.log.size.max(was.offset.saturating_add(was.value));
-            was.total
-        }),
-        // A name or an attribute of a log.
-        FrameKind::Meta => 0,
-        // Nothing of any log.
-        _ => was.total,
-    });
+            Some(open) => open.log.size = open.log.size.max(was.offset.saturating_add(was.value)),
+            None => explained = 0,
+        }
+    }
     report.unexplained = report.unexplained.saturating_add(broken.len.saturating_sub(explained));
 }
 

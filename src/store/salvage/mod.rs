@@ -106,7 +106,8 @@ pub fn salvage(
     let known = clues.nodes(&found.uuid);
     // Marks tell more of it.
     let checkpoint = clues.checkpoint(&found.uuid).map_or(0, |checkpoint| checkpoint.stable_lsn);
-    let stable = found.end.unwrap_or(0).max(checkpoint);
+    let superblock = clues.superblocks.first().map_or(0, |superblock| superblock.stable_lsn);
+    let stable = found.end.unwrap_or(0).max(checkpoint).max(superblock);
     let from = copy::From { io: &io, found: &found, segments: &segments, stable };
     copy::copy(from, known, sink, &mut report, progress).map_err(|error| match error {
         copy::Failed::Device(error) => failed(error),
