@@ -91,7 +91,7 @@ pub(super) enum Next {
 
 impl LogStructuredStore {
     /// Read `len` bytes of `log` at `offset`: fewer at its end or in front of damage. `done` may be called at once, or
-    /// from the thread that owns completions.
+    /// from whichever thread takes the completion of a read.
     pub fn read(&self, log: LogId, offset: u64, len: usize, lends: Lends, done: ReadDone) {
         if self.flusher.has_failed() && self.options.errors == OnError::Shutdown {
             return done(Err(StoreError::Io("the store was shut down after a device error".to_owned())));
@@ -304,6 +304,7 @@ impl LogStructuredStore {
             return std::iter::once(job).chain(others).for_each(Job::no_memory);
         };
         let until = end.min(written.max(job.lsn));
+        let around_damage = job.damage.is_some() || job.unreadable > 0;
         let me = self.me.clone();
         let done = move |result: Result<Buffer, IoError>| {
             let Some(store) = me.upgrade() else { return job.finish(Err(StoreError::Closed)) };
@@ -315,7 +316,12 @@ impl LogStructuredStore {
                 Err(_) => store.ask_around(number, job, base..end, until, offset),
             }
         };
-        self.io.read_awaited(buffer, 0..len, offset, Box::new(done));
+        // To look for the way around damage takes long: not on a thread on which other requests wait.
+        if around_damage {
+            self.io.read(buffer, 0..len, offset, Box::new(done));
+        } else {
+            self.io.read_awaited(buffer, 0..len, offset, Box::new(done));
+        }
     }
 
     /// What was asked for at once can't be read: block by block, then.

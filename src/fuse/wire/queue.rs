@@ -39,7 +39,8 @@ const SQE_LEN: usize = 24;
 const AWAKE: Duration = Duration::from_micros(100);
 /// The same while a request waits for an answer that another thread gives, which may want this processor.
 const AWAKE_FOR_OTHERS: Duration = Duration::from_micros(60);
-/// The same while all it waits for are reads of its own: to stay awake makes them no faster, and takes twice the time.
+/// The same while all it waits for are reads of its own: to stay awake for longer makes those of one reader no faster, and takes
+/// twice the processor time.
 const AWAKE_FOR_READS: Duration = Duration::from_micros(40);
 /// How often the kernel is waited for when it is to give entries back, and how long each time.
 const LAST_WAITS: u32 = 1000;

@@ -186,8 +186,9 @@ impl Inner {
             log::error!("{}: a completion's callback panicked", self.device.describe());
         }
         // Not before they are called back: who closes waits for that.
-        own.reads.fetch_sub(reads, Ordering::SeqCst);
+        // In this order: in between what is left seems to be reads alone, never a commit that there is not.
         own.taken.fetch_add(count, Ordering::SeqCst);
+        own.reads.fetch_sub(reads, Ordering::SeqCst);
         self.tell_if_over();
     }
 
