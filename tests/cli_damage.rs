@@ -110,6 +110,52 @@ fn check_repair_and_salvage_answer_with_their_codes() {
 }
 
 #[test]
+fn one_repair_does_all_that_there_is_to_do() {
+    const SMALL: [&str; 6] = ["format", "--size", "32M", "--sparse", "--segment-size", "2M"];
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = dir.path().join("store");
+    assert!(llamafs(&SMALL, &path).status.success());
+    let store =
+        LogStructuredStore::open(Arc::new(open(&path, Access::ReadWrite).unwrap()), StoreOptions::default()).unwrap();
+    store.start();
+    let append = |number: u64| {
+        let appended = store.append(LOG, &vec![number as u8; 100_000]).unwrap();
+        store.make_stable_now(appended.end_lsn).unwrap();
+    };
+    (0..50).for_each(append);
+    let crashed = dir.path().join("crashed");
+    fs::copy(&path, &crashed).unwrap();
+    store.close().unwrap();
+    drop(store);
+    let out = llamafs(&["dump", "--json"], &path);
+    let frames: Vec<serde_json::Value> = serde_json::from_slice(&out.stdout).unwrap();
+    let segments: Vec<u64> =
+        frames.iter().filter(|it| it["kind"] == "SEGM").map(|it| it["device_offset"].as_u64().unwrap()).collect();
+    assert!(segments.len() > 2);
+    let wipe = |path: &Path, at: u64| {
+        OpenOptions::new().write(true).open(path).unwrap().write_all_at(&[0; 4096], at).unwrap();
+    };
+    // Of a clean store both checkpoints and a header; of a crashed one a header, and what is known without it makes it clean.
+    let area = {
+        let bytes = fs::read(&path).unwrap();
+        u64::from_le_bytes(bytes[160..168].try_into().unwrap())
+    };
+    wipe(&path, 131_072);
+    wipe(&path, 131_072 + area);
+    wipe(&path, segments[1]);
+    wipe(&crashed, 131_072);
+    wipe(&crashed, segments[1]);
+    for path in [&path, &crashed] {
+        let first = llamafs(&["check", "--repair"], path);
+        assert_eq!(code(&first), 1, "{first:?}");
+        let bytes = fs::read(path).unwrap();
+        let second = llamafs(&["check", "--repair"], path);
+        assert_eq!(code(&second), 0, "{second:?}, after {first:?}");
+        assert!(fs::read(path).unwrap() == bytes, "a second run changes nothing");
+    }
+}
+
+#[test]
 fn cat_tells_where_a_log_may_have_been_longer() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let (path, _) = made(dir.path());

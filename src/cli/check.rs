@@ -23,6 +23,8 @@ pub const USAGE_ERROR: u8 = 16;
 
 /// fsck(8): errors were corrected.
 const REPAIRED: u8 = 1;
+/// A repair looks at the store so often at most.
+const ROUNDS: u32 = 8;
 
 /// Reads and verifies a whole store. Exit status: 0 clean, 1 repaired, 4 errors left, 8 could not run.
 #[derive(Debug, clap::Args)]
@@ -53,19 +55,24 @@ pub fn run(args: &Args) -> Outcome {
 
 fn look(args: &Args) -> Outcome {
     let mut repaired = Vec::new();
-    let mut report;
-    if args.repair {
+    let report = if args.repair {
         let device = device::for_writing(&args.device)?;
-        let (first, done) = repair(args, device.clone())?;
-        report = first;
-        repaired = done;
-        if !repaired.is_empty() {
-            // What is left is what a fresh look finds.
-            report = check(args, &image(device)?)?;
+        let mut rounds = 0;
+        loop {
+            // What was made good may be what the next is known from: until a fresh look finds nothing more to do.
+            let (seen, mut done) = repair(args, device.clone())?;
+            if done.is_empty() {
+                break seen;
+            }
+            repaired.append(&mut done);
+            rounds += 1;
+            if rounds == ROUNDS {
+                break check(args, &image(device)?)?;
+            }
         }
     } else {
-        report = check(args, &device::quiet_image(&args.device)?)?;
-    }
+        check(args, &device::quiet_image(&args.device)?)?
+    };
     let clean = report.is_clean();
     tell(args, &report, &repaired)?;
     Ok(match (clean, repaired.is_empty()) {
