@@ -37,7 +37,7 @@ fn store_file(dir: &Path, len: u64) -> PathBuf {
 /// A loop device over a file of its own; gone when dropped.
 struct Loop {
     path: PathBuf,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Loop {
@@ -49,7 +49,7 @@ impl Loop {
         args.extend(options);
         args.push(file.to_str().unwrap());
         let path = PathBuf::from(run("losetup", &args));
-        Loop { path, _dir: dir }
+        Loop { path, dir }
     }
 }
 
@@ -186,7 +186,7 @@ fn a_loop_device_and_its_file_are_one_device_and_parts_of_a_file_are_several() {
     need_root();
     let _alone = FORKS.write();
     let whole = Loop::new(LEN, &[]);
-    let file = whole._dir.path().join("store");
+    let file = whole.dir.path().join("store");
     let busy = |path: &Path, access| {
         let error = refused(path, access);
         assert_eq!(error.errno(), libc::EBUSY, "{error}");
@@ -208,7 +208,7 @@ fn a_loop_device_and_its_file_are_one_device_and_parts_of_a_file_are_several() {
     let over = |options: &[&str]| {
         let args = ["--find", "--show"].iter().chain(options).copied();
         let args: Vec<&str> = args.chain(file.to_str()).collect();
-        Loop { path: PathBuf::from(run("losetup", &args)), _dir: tempfile::tempdir().unwrap() }
+        Loop { path: PathBuf::from(run("losetup", &args)), dir: tempfile::tempdir().unwrap() }
     };
     let (front, back) = (over(&["--sizelimit", "4M"]), over(&["--offset", "4M", "--sizelimit", "4M"]));
     let parts = (open(&front.path, Access::ReadWrite).unwrap(), open(&back.path, Access::ReadWrite).unwrap());

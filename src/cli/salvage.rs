@@ -28,7 +28,8 @@ const GAPS: &str = "gaps.json";
 const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
-/// Writes out all that can still be read of an unmounted store. Exit status: 0 nothing is missing, 1 something is, or may be.
+/// Writes out all that can still be read of an unmounted store. Exit status: 0 nothing is missing, 1 something is, or may
+/// be.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// As JSON

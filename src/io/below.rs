@@ -56,9 +56,7 @@ pub(super) fn find(device: &File, rdev: u64, writes: bool) -> Option<Below> {
     let info = status(device)?;
     let meta = fs::metadata(&name).ok()?;
     // Another file may have that name by now.
-    let is_it = (meta.dev(), meta.ino()) == (info.device, info.inode);
-    let kind = meta.file_type();
-    if !is_it || !(kind.is_file() || kind.is_block_device()) {
+    if (meta.dev(), meta.ino()) != (info.device, info.inode) {
         return None;
     }
     let file = OpenOptions::new().read(true).write(writes).custom_flags(libc::O_CLOEXEC).open(&name).ok()?;
@@ -66,7 +64,8 @@ pub(super) fn find(device: &File, rdev: u64, writes: bool) -> Option<Below> {
         Some((start, len)) => Bytes { start: info.offset + start, len },
         None => Bytes { start: info.offset, len: info.size_limit },
     };
-    let id = Identity { dev: meta.dev(), ino: meta.ino(), rdev: kind.is_block_device().then_some(meta.rdev()), name };
+    let rdev = meta.file_type().is_block_device().then_some(meta.rdev());
+    let id = Identity { dev: meta.dev(), ino: meta.ino(), rdev, name };
     Some(Below { file, id, bytes })
 }
 

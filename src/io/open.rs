@@ -6,7 +6,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -126,8 +126,8 @@ impl OpenError {
 /// Open a block device, or a file that stands in for one.
 pub fn open(path: &Path, access: Access) -> Result<UringDevice, OpenError> {
     let target = Target::look_at(path, access)?;
-    let file = target.patiently(None, || target.open_file())?;
-    target.patiently(Some(file.as_raw_fd()), || target.lock(&file))?;
+    let file = target.patiently(&target.id, None, || target.open_file())?;
+    target.patiently(&target.id, Some(&file), || target.lock(&file))?;
     let below = target.lock_bytes(&file)?;
     let geometry = target.geometry(&file)?;
     uring::UringDevice::new(file, below, path, geometry)
@@ -185,8 +185,13 @@ impl<'a> Target<'a> {
         OpenError::Other { path: self.path.to_owned(), action, source }
     }
 
-    /// Try, and while it is busy with somebody who is about to let go, try again.
-    fn patiently<T>(&self, own: Option<RawFd>, attempt: impl Fn() -> Result<T, Refused>) -> Result<T, OpenError> {
+    /// Try, and while `what` (this, or what it lies on) is busy with somebody who is about to let go, try again.
+    fn patiently<T>(
+        &self,
+        what: &Identity,
+        own: Option<&File>,
+        attempt: impl Fn() -> Result<T, Refused>,
+    ) -> Result<T, OpenError> {
         let mut tries = 0;
         loop {
             match attempt() {
@@ -194,7 +199,7 @@ impl<'a> Target<'a> {
                 Err(Refused::Because(error)) => return Err(error),
                 Err(Refused::Busy) => {
                     tries += 1;
-                    let holder = holder::find(&self.id, own);
+                    let holder = holder::find(what, own.map(AsRawFd::as_raw_fd));
                     if !holder.passing || tries == TRIES {
                         return Err(OpenError::Busy { path: self.path.to_owned(), holder: holder.text });
                     }
@@ -271,28 +276,26 @@ impl<'a> Target<'a> {
         if self.access == Access::ReadOnlyUnlocked {
             return Ok(None);
         }
-        self.lock_part(file, Bytes::ALL, &self.id, "")?;
+        self.patiently(&self.id, Some(file), || self.lock_part(file, Bytes::ALL))?;
         let below = self.id.rdev.and_then(|rdev| below::find(file, rdev, self.writes()));
         let Some(Below { file: lies_on, id, bytes }) = below else { return Ok(None) };
-        let of_it = format!("{}, which it lies on, is in use: ", id.name.display());
-        self.lock_part(&lies_on, bytes, &id, &of_it)?;
+        let locked = self.patiently(&id, Some(&lies_on), || self.lock_part(&lies_on, bytes));
+        locked.map_err(|error| match error {
+            OpenError::Busy { path, holder } => {
+                let holder = format!("{}, which it lies on, is in use: {holder}", id.name.display());
+                OpenError::Busy { path, holder }
+            }
+            error => error,
+        })?;
         Ok(Some(lies_on))
     }
 
-    fn lock_part(&self, file: &File, bytes: Bytes, id: &Identity, of: &str) -> Result<(), OpenError> {
-        for attempt in 1.. {
-            // A file system without such locks has those of the name still.
-            if below::lock(file, bytes, self.writes()).unwrap_or(true) {
-                break;
-            }
-            let holder = holder::find(id, Some(file.as_raw_fd()));
-            if !holder.passing || attempt == TRIES {
-                let holder = format!("{of}{}", holder.text);
-                return Err(OpenError::Busy { path: self.path.to_owned(), holder });
-            }
-            std::thread::sleep(PAUSE);
+    fn lock_part(&self, file: &File, bytes: Bytes) -> Result<(), Refused> {
+        match below::lock(file, bytes, self.writes()) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Refused::Busy),
+            Err(error) => Err(Refused::Because(self.other("lock it", error))),
         }
-        Ok(())
     }
 
     fn geometry(&self, file: &File) -> Result<Geometry, OpenError> {

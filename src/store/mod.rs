@@ -159,7 +159,8 @@ impl LogStructuredStore {
         }
     }
 
-    /// The calling thread is going to take the completions of what it waits for, if the device can do that; see [`OwnCompletions`].
+    /// The calling thread is going to take the completions of what it waits for, if the device can do that; see
+    /// [`OwnCompletions`].
     pub fn own_completions(&self) -> std::io::Result<Option<OwnCompletions>> {
         self.io.own_completions()
     }

@@ -198,31 +198,21 @@ impl Image {
         }
         Ok(reading.gaps)
     }
-}
 
-impl Image {
     /// Behind the newest checkpoint, where the frames alone tell how long the logs are, something is gone, or damaged, of which
     /// nothing tells what it held: any log may have been longer.
     pub fn may_miss_ends(&self) -> Result<bool, StoreError> {
         let recovered = &self.opened.recovered;
-        if recovered.stable > recovered.end {
-            return Ok(true);
+        let mut may = recovered.stable > recovered.end;
+        if may || recovered.report.damage.is_empty() {
+            return Ok(may);
         }
-        for damage in &recovered.report.damage {
-            let mut unexplained = false;
-            self.walk_segments(damage.segment..=damage.segment, false, &mut |item| {
-                if let Item::Broken(broken) = &item
-                    && (damage.lsn..damage.lsn.saturating_add(damage.len)).contains(&broken.lsn)
-                {
-                    unexplained |= broken.explained() < broken.len;
-                }
-                ControlFlow::Continue(())
-            })?;
-            if unexplained {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        self.walk_segments(self.shape.sequence(recovered.from)..=u64::MAX, false, &mut |item| {
+            let Item::Broken(broken) = item else { return ControlFlow::Continue(()) };
+            may = broken.lsn >= recovered.from && broken.explained() < broken.len;
+            if may { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        Ok(may)
     }
 }
 
