@@ -5,7 +5,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use llamafs::io::{Device, SimDevice, SimFault, SimOp};
-use llamafs::store::{FormatOptions, FrameInfo, Image, LogStructuredStore, OpenError, StoreError, StoreOptions};
+use llamafs::store::{
+    FormatOptions, FrameInfo, Image, LogStructuredStore, OpenError, StoreError, StoreOptions, Tail, TrimTo,
+};
 
 const LOG: u32 = 1;
 const RECORD: usize = 1000;
@@ -146,6 +148,44 @@ fn a_torn_tail_that_nobody_was_promised_is_cut_and_counted() {
     let store = open(&crashed).unwrap();
     assert_eq!(store.log(LOG).unwrap().size, 22 * RECORD as u64);
     assert_eq!(store.read_now(LOG, 21 * RECORD as u64, RECORD).unwrap(), record(77));
+}
+
+#[test]
+fn bytes_of_an_earlier_lap_behind_the_end_are_remarked_upon_and_no_tail_that_was_cut() {
+    let device = device();
+    let open = || {
+        let options = StoreOptions { buffer_size: 20 << 10, tail: Tail::Pad, ..StoreOptions::default() };
+        LogStructuredStore::open(device.clone() as Arc<dyn Device>, options).unwrap()
+    };
+    let store = open();
+    // Payload all over the device, in long flushes; then one synced record each, every one at the start of a block.
+    for number in 0..2500 {
+        let appended = store.append(LOG, &record(number)).unwrap();
+        if number % 8 == 7 {
+            store.trim(LOG, TrimTo::Keep(20 * RECORD as u64)).unwrap();
+            store.make_stable_now(appended.end_lsn).unwrap();
+        }
+    }
+    let (mut remarked, mut number) = (0, 2500);
+    for seed in 0..8 {
+        number += 1;
+        let appended = store.append(LOG, &record(number)).unwrap();
+        store.make_stable_now(appended.end_lsn).unwrap();
+        let crashed = Arc::new(device.crash(seed));
+        let recovered = image(&crashed).recovery().clone();
+        assert!(!recovered.clean && recovered.damage.is_empty(), "{recovered:?}");
+        assert_eq!((recovered.cut_frames, recovered.cut_bytes), (0, 0), "{recovered:?}");
+        assert_eq!(recovered.notes, Vec::<String>::new());
+        assert_eq!(image(&crashed).logs()[0].size, appended.offset + RECORD as u64);
+        remarked += recovered.remarks.len();
+        assert!(recovered.remarks.iter().all(|remark| remark.contains("an earlier lap's")), "{recovered:?}");
+        // Whether the last flush is whole is not certain, so nobody but a mount makes it clean.
+        let mut image = image(&crashed);
+        let report = image.check(&mut |_, _| {}).unwrap();
+        assert_eq!(report.remarks, recovered.remarks);
+        assert_eq!(image.repair(&report).unwrap().is_empty(), !recovered.remarks.is_empty());
+    }
+    assert!(remarked > 0, "no crash had an earlier lap's bytes behind the end");
 }
 
 #[test]

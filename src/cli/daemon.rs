@@ -152,6 +152,9 @@ fn open_store(path: &Path, options: &MountOptions) -> Result<Arc<LogStructuredSt
         say(&format!("warning: {}: {note}", path.display()));
         log::warn!("{}: {note}", path.display());
     }
+    for remark in &recovery.remarks {
+        log::info!("{}: {remark}", path.display());
+    }
     Ok(store)
 }
 

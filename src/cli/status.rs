@@ -142,7 +142,8 @@ fn offline(path: &Path, json: bool) -> Outcome {
             .take(LOGS_SHOWN)
             .map(|log| ("log", format!("/{} {}", String::from_utf8_lossy(&log.name), bytes(log.size)))),
     );
-    rows.extend(stats.recovery.notes.iter().map(|note| ("note", note.clone())));
+    let notes = stats.recovery.notes.iter().chain(&stats.recovery.remarks);
+    rows.extend(notes.map(|note| ("note", note.clone())));
     rows.extend(stats.recovery.damage.iter().map(|damage| ("damage", damage.to_string())));
     print(|out| table::write(out, &rows))?;
     Ok(ExitCode::SUCCESS)

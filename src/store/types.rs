@@ -408,6 +408,8 @@ pub struct RecoveryReport {
     pub damage: Vec<Damage>,
     /// What could not be decided, and other remarks, a sentence each.
     pub notes: Vec<String>,
+    /// What is most likely nothing, but can't be told from a loss: a sentence each.
+    pub remarks: Vec<String>,
     /// Milliseconds it took.
     pub millis: u64,
 }

@@ -392,7 +392,8 @@ impl World {
         if self.trace {
             eprintln!("{report:#x?}");
         }
-        let told = !report.damage.is_empty() || report.cut_bytes > 0 || !report.notes.is_empty();
+        let remarked = !report.notes.is_empty() || !report.remarks.is_empty();
+        let told = !report.damage.is_empty() || report.cut_bytes > 0 || remarked;
         let cut = catch_unwind(AssertUnwindSafe(|| self.model.clone().cut(report.end_lsn)));
         self.hits.hit_if(State::LieFound, told);
         self.hits.hit_if(State::LieHarmless, !told && cut.is_ok());

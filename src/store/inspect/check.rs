@@ -128,7 +128,8 @@ impl Image {
     /// Read and check everything; writes nothing.
     pub fn check(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<CheckReport, StoreError> {
         let recovery = self.recovery();
-        let remarks = recovery.notes.iter().filter(|note| !self.remarks().contains(note)).cloned().collect();
+        let notes = recovery.notes.iter().chain(&recovery.remarks);
+        let remarks = notes.filter(|note| !self.remarks().contains(note)).cloned().collect();
         let report = CheckReport {
             remarks,
             clean_unmount: recovery.clean,

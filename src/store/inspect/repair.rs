@@ -106,8 +106,8 @@ impl Image {
 
     fn can_be_made_clean(&self, report: &CheckReport) -> bool {
         let unrepaired = report.damage.iter().any(|finding| !finding.repairable);
-        let cut = self.recovery().cut_bytes > 0;
-        !self.superblock().clean && !unrepaired && !cut && self.can_make_checkpoint()
+        let certain = self.recovery().cut_bytes == 0 && self.recovery().remarks.is_empty();
+        !self.superblock().clean && !unrepaired && certain && self.can_make_checkpoint()
     }
 
     /// As a clean unmount does, but for the frames: a checkpoint of all there is, then a superblock that says so.

@@ -2,11 +2,12 @@
 
 use super::Recovery;
 use super::next::Next;
-use crate::format::{FrameError, FrameKind, Lsn, SHORT_FRAME};
+use crate::format::{FRAME_HEADER, FrameError, FrameKind, Lsn, SHORT_FRAME};
 use crate::io::IoError;
 use crate::store::replay::stable_told_by;
 use crate::store::scan::{Scanner, Step};
 use crate::store::types::Damage;
+use crate::store::walk::head_of;
 
 impl Recovery<'_> {
     /// No frame at `place`. `Some`: it is damage, go on there. `None`: the log ends here.
@@ -38,7 +39,12 @@ impl Recovery<'_> {
         let Survey { evidence, frames: cut_frames, end: last_end, .. } = survey;
         scanner.enter(place, physical, epoch);
         if evidence <= place {
-            if !matches!(error, FrameError::End) || cut_frames > 0 {
+            if cut_frames == 0 && behind.was.is_none() && self.is_left_over(scanner, place, error)? {
+                self.report.remarks.push(format!(
+                    "the bytes behind the end of the log, LSN {place:#x}, are no frame: an earlier lap's, or those of a \
+                     last flush that was damaged; nothing tells which"
+                ));
+            } else if !matches!(error, FrameError::End) || cut_frames > 0 {
                 self.report.cut_frames += cut_frames;
                 self.report.cut_bytes += (last_end - place).max(SHORT_FRAME as u64);
                 self.report.notes.push(format!(
@@ -76,6 +82,27 @@ impl Recovery<'_> {
         // Nothing readable behind it: the log goes on behind what was stable.
         self.report.end_lsn = next;
         Ok(None)
+    }
+
+    /// What lies where a flush would begin can't be its first frame as it was written: it is no frame, or it tells that it
+    /// is older than the end of the log. So it is on any store that was written around once, where the last flush ended
+    /// on a block.
+    fn is_left_over(&self, scanner: &mut Scanner<'_>, place: Lsn, error: &FrameError) -> Result<bool, IoError> {
+        if self.shape.block_down(place) != place {
+            return Ok(false);
+        }
+        if matches!(error, FrameError::UnknownKind(_) | FrameError::Epoch(_)) {
+            return Ok(true);
+        }
+        let head = head_of(scanner.bytes(place, FRAME_HEADER as u64)?);
+        Ok(head.is_some_and(|head| match head.kind {
+            FrameKind::Data => match self.replay.logs.get(&head.log_id) {
+                Some(log) => head.offset < log.entry.size,
+                None => head.log_id < self.replay.next_id,
+            },
+            FrameKind::Mark => head.value < self.stable,
+            _ => false,
+        }))
     }
 
     /// What can be read of a segment that has no header, and of those behind it, until something tells that `place` was
