@@ -149,6 +149,10 @@ fn what_is_no_store_is_refused() {
     let file = File::create(&place.store).unwrap();
     file.set_len(64 << 20).unwrap();
     place.refused_by_all("not");
+    for bytes in [0, 5] {
+        file.set_len(bytes).unwrap();
+        place.refused_by_all(&format!("has {bytes} bytes"));
+    }
 }
 
 #[test]
@@ -341,6 +345,9 @@ fn an_unknown_mount_option_is_refused() {
         let line = refused(&llamafs(&["mount", "-o", option, place.store(), place.mountpoint()]));
         assert!(line.contains(option), "{line}");
     }
+    let large = "ring_size=17,buffer_size=256M";
+    let line = refused(&llamafs(&["mount", "-o", large, place.store(), place.mountpoint()]));
+    assert!(line.contains("ring_size=17") && line.contains("4 GiB"), "{line}");
     assert_eq!(hash(&place.store), before);
 }
 

@@ -184,6 +184,8 @@ fn in_a_mounted_store_it_appends_to_logs_of_its_own() {
     for bad in [&["--force"][..], &["-o", "sync"]] {
         assert!(refused(&place.bench(&[bad, &[place.point()]].concat())).contains("for a device"));
     }
+    let log = place.point.join("log");
+    assert!(refused(&place.bench(&[log.to_str().unwrap()])).contains("name a directory of it"));
     assert!(refused(&place.bench(&[place.point.join(".llamafs").to_str().unwrap()])).contains(".llamafs"));
     assert!(llamafs(&["umount", place.point()]).status.success());
     assert!(llamafs(&["check", place.device()]).status.success());

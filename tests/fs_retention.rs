@@ -111,7 +111,11 @@ fn a_trim_takes_whole_records_and_the_rest_stays_where_it_was() {
         let output = llamafs(&[&["trim", point, "/log"], wrong].concat());
         assert!(!output.status.success() && output.stderr.iter().filter(|byte| **byte == b'\n').count() == 1);
     }
-    assert!(!llamafs(&["trim", point, "/nothing", "--keep", "1"]).status.success());
+    for (what, why) in [("/nothing", "No such file"), ("/", "not a log"), ("/.llamafs/status", "not a log")] {
+        let output = llamafs(&["trim", point, what, "--keep", "1"]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(why) && said.lines().count() == 1, "{what}: {said}");
+    }
     drop(open);
     append(&mount, 5000, 5010);
     mount.umount();

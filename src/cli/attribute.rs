@@ -15,7 +15,10 @@ const LONGEST: usize = 32;
 pub fn number(path: &Path, name: &str) -> Result<u64, Failure> {
     let mut value = [0; LONGEST];
     let name = format!("{PREFIX}{name}");
-    let len = getxattr(path, &name, &mut value).map_err(std::io::Error::from).context(path.display())?;
+    let len = getxattr(path, &name, &mut value).map_err(|error| match error {
+        Errno::NODATA => Failure::new(format!("{} is not a log: name one", path.display())),
+        other => Failure::new(format!("{}: {}", path.display(), std::io::Error::from(other))),
+    })?;
     let text = value.get(..len).and_then(|value| std::str::from_utf8(value).ok()).unwrap_or_default();
     text.parse().context(format_args!("{}: {name}", path.display()))
 }

@@ -48,6 +48,11 @@ pub fn llamafs_at(point: &Path) -> Result<Mount, Failure> {
     })
 }
 
+/// The mount that an absolute path without links lies in, if it is one of ours.
+pub fn llamafs_above(whole: &Path) -> Option<Mount> {
+    whole.ancestors().find_map(at).filter(Mount::is_llamafs)
+}
+
 /// A llamafs mount of this device.
 pub fn of_device(device: &Path) -> Option<Mount> {
     let device = resolve(device);

@@ -83,8 +83,13 @@ pub enum OpenError {
         holder: String,
     },
     /// Not one block long.
-    #[error("{}: is empty; give it a size first (`truncate -s 1G FILE`)", .0.display())]
-    Empty(PathBuf),
+    #[error("{}: has {bytes} bytes, not one block; give it a size first (`truncate -s 1G FILE`)", .path.display())]
+    Empty {
+        /// The path.
+        path: PathBuf,
+        /// What there is of it.
+        bytes: u64,
+    },
     /// io_uring can't be used.
     #[error("{}: {reason}", .path.display())]
     NoUring {
@@ -116,7 +121,7 @@ impl OpenError {
             Self::ReadOnly { .. } => libc::EROFS,
             Self::NoDirectIo { .. } => libc::EINVAL,
             Self::Busy { .. } => libc::EBUSY,
-            Self::Empty(_) => libc::ENOSPC,
+            Self::Empty { .. } => libc::ENOSPC,
             Self::NoUring { .. } => libc::ENOSYS,
             Self::Other { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
         }
@@ -303,7 +308,8 @@ impl<'a> Target<'a> {
         let geometry = found.map_err(|error| self.other("read its geometry", error))?;
         let geometry = geometry.ok_or_else(|| self.no_direct_io())?;
         if geometry.capacity == 0 {
-            return Err(OpenError::Empty(self.path.to_owned()));
+            let bytes = geometry::bytes_of(file).map_err(|error| self.other("read its size", error))?;
+            return Err(OpenError::Empty { path: self.path.to_owned(), bytes });
         }
         Ok(geometry)
     }

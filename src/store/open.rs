@@ -27,6 +27,8 @@ use crate::ring::{FlushBufferRing, MAX_RING_SIZE, MIN_RING_SIZE};
 
 /// Alignment of the ring's buffers where the device asks for less.
 const BUFFER_ALIGN: usize = 4096;
+/// Bytes of all buffers: the kernel takes a third of a second to give a gigabyte, and a mount waits for it.
+const MAX_RING_BYTES: usize = 4 << 30;
 
 /// What reading a store gives, before anything is decided about writing.
 pub struct Opened {
@@ -232,8 +234,11 @@ fn check_settings(options: &StoreOptions) -> Result<(), OpenError> {
             options.flush_ms
         ));
     }
-    if options.buffer_size > 1 << 30 {
-        return setting(format!("buffer_size={} can't be: it must be at most 1 GiB", options.buffer_size));
+    if options.buffer_size.saturating_mul(options.ring_size) > MAX_RING_BYTES {
+        return setting(format!(
+            "ring_size={} buffers of buffer_size={} can't be: all must be at most 4 GiB",
+            options.ring_size, options.buffer_size
+        ));
     }
     Ok(())
 }

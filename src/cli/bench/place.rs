@@ -35,6 +35,9 @@ impl Device {
         if !kind.is_file() && !kind.is_block_device() {
             return Err(Failure::new(format!("{name} is neither a block device, nor a file, nor a directory")));
         }
+        if kind.is_file() && mounts::llamafs_above(&path.canonicalize().context(&name)?).is_some() {
+            return Err(Failure::new(format!("{name} lies in a mounted store: name a directory of it")));
+        }
         if options::MountOptions::parse(given, false)?.store.read_only {
             return Err(Failure::usage("`ro` is no option for a bench: it has to append"));
         }
@@ -150,8 +153,7 @@ impl Directory {
     pub fn of(path: &Path) -> Result<Self, Failure> {
         let name = path.display();
         let whole = path.canonicalize().context(&name)?;
-        let mount = whole.ancestors().find_map(mounts::at).filter(mounts::Mount::is_llamafs);
-        let mount = mount.ok_or_else(|| {
+        let mount = mounts::llamafs_above(&whole).ok_or_else(|| {
             Failure::new(format!(
                 "{name} is in no mounted llamafs store: name a directory of one, or a block device or file"
             ))
