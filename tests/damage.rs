@@ -185,6 +185,15 @@ fn bytes_of_an_earlier_lap_behind_the_end_are_remarked_upon_and_no_tail_that_was
         assert_eq!(report.remarks, recovered.remarks);
         assert_eq!(image.repair(&report).unwrap().is_empty(), !recovered.remarks.is_empty());
     }
+    // The next record of the log, of which not all came, is a tail that was cut, though nothing behind it checks.
+    let torn = Arc::new(device.crash(9));
+    let last = data_frames(&torn).pop().unwrap();
+    assert_eq!(last.lsn % 4096, 0, "a flush begins on a block");
+    for at in 32..RECORD as u64 + 64 {
+        torn.corrupt(last.device_offset + at, 0xff);
+    }
+    let recovered = image(&torn).recovery().clone();
+    assert!(recovered.cut_bytes > 0 && recovered.notes.len() == 1 && recovered.remarks.is_empty(), "{recovered:?}");
     assert!(remarked > 0, "no crash had an earlier lap's bytes behind the end");
 }
 
