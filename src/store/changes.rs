@@ -163,7 +163,9 @@ impl LogStructuredStore {
         let about = frame.records.iter().find(|record| !record.entry.is_root()).or(frame.records.first());
         let log_id = about.map_or(0, |record| record.entry.id);
         let head = FrameHead { kind: Kind::Meta, log_id, offset: 0, time_ns: frame.now };
-        if !frame.lets_go && !frame.records.iter().any(|record| record.change == CatalogChange::Gone) {
+        let lets_go = frame.lets_go || frame.records.iter().any(|record| record.change == CatalogChange::Gone);
+        // The reserve is for what lets go, but while the cleaner counts upon it.
+        if !lets_go || self.reclaimer.is_moving() {
             self.check_reserve(frame.records.len() * entry_len(NAME_MAX))?;
         }
         let payload: Vec<u8> = frame.records.iter().flat_map(CatalogRecord::encode).collect();

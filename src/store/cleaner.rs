@@ -8,11 +8,12 @@
 use crate::sync::atomic::Ordering;
 
 use super::LogStructuredStore;
+use super::placing::Space;
 use super::ranges::{Change, Range, Record};
 use super::scan::{Found, Scanner};
 use super::segments::Segment;
 use super::types::StoreError;
-use crate::format::{FrameHead, Kind, frame_len};
+use crate::format::{FrameHead, Kind, Lsn, frame_len};
 
 /// A segment with more than so many of 100 bytes alive is not worth moving.
 pub const WORTH_PERCENT: u64 = 90;
@@ -38,20 +39,27 @@ impl LogStructuredStore {
         };
         let mut full: Vec<&Segment> = space.table.full(stable).filter(is_worth_it).collect();
         full.sort_by(|a, b| benefit(b).total_cmp(&benefit(a)));
-        // Frames don't cross segments: the end of each may stay empty, but for less than the largest record.
         let largest = frame_len(self.shape.max_record) as u64;
-        let usable = size.saturating_sub(self.shape.block + largest);
-        let begun = space.rest(end).saturating_sub(largest);
-        let room = space.table.free_count() * usable + begun;
-        let (mut victims, mut moved) = (Vec::new(), 0);
+        let room = |longest| Room::of(&space, end, size.saturating_sub(self.shape.block), longest);
+        let (mut victims, mut moved, mut longest) = (Vec::new(), 0, 0);
         for segment in full {
-            if moved + segment.live_bytes <= room && victims.len() < AT_ONCE {
-                moved += segment.live_bytes;
+            let with_it = segment.longest.min(largest).max(longest);
+            if self.taken_by(moved + segment.live_bytes, with_it) <= room(with_it).bytes() && victims.len() < AT_ONCE {
+                (moved, longest) = (moved + segment.live_bytes, with_it);
                 victims.push(segment.entry.sequence);
             }
         }
-        let gains = moved.saturating_sub(begun).div_ceil(usable.max(1)) < victims.len() as u64;
-        if gains { victims } else { Vec::new() }
+        // What is emptied has to hold more than is moved, as far as it can be used; that no fewer segments may be begun than
+        // are emptied is no loss: what is left of the last one is used next.
+        let emptied = victims.len() as u64 * room(longest).usable;
+        if self.taken_by(moved, longest) * 100 <= emptied * WORTH_PERCENT { victims } else { Vec::new() }
+    }
+
+    /// What `bytes` of records of up to `longest` take: each filling of the ring is padded to a whole block.
+    fn taken_by(&self, bytes: u64, longest: u64) -> u64 {
+        let filling =
+            (self.options.buffer_size as u64).saturating_sub(longest + self.shape.block).max(self.shape.block);
+        bytes + bytes.div_ceil(filling) * self.shape.block
     }
 
     /// Is there a segment whose cleaning would gain room?
@@ -62,6 +70,8 @@ impl LogStructuredStore {
     /// Clean some segments in which at most `percent` is alive; the number of those in which nothing is any more.
     pub(super) fn clean(&self, percent: u64) -> Result<u64, StoreError> {
         let mut emptied = 0;
+        // From here on nobody else takes room that is counted upon.
+        let _moving = self.reclaimer.begin_moving();
         for sequence in self.victims(percent) {
             if self.stopping() {
                 break;
@@ -125,6 +135,34 @@ impl LogStructuredStore {
         self.space_counters.moved_bytes.fetch_add(total, Ordering::Relaxed);
         self.keeper.dirty();
         Ok(())
+    }
+}
+
+/// What the cleaner can count upon: nobody else takes it meanwhile.
+struct Room {
+    /// Free segments.
+    segments: u64,
+    /// What of each of them can be used.
+    usable: u64,
+    /// What is left of the one that is begun.
+    begun: u64,
+}
+
+impl Room {
+    /// In a log that ends at `end`, for records of up to `longest` bytes and segments that have room for `size`.
+    fn of(space: &Space, end: Lsn, size: u64, longest: u64) -> Self {
+        // Frames don't cross segments: the end of each may stay empty, but for less than the longest record.
+        let usable = size.saturating_sub(longest);
+        let (free, reserve) = (space.table.free_count(), space.table.reserve());
+        // While no less is free than the reserve appends may take what is left of the one that is begun, but for what is
+        // kept back of the last one.
+        let begun = if free < reserve { u64::MAX } else { space.table.kept_back() };
+        let begun = if free > reserve { 0 } else { begun.min(space.rest(end)).saturating_sub(longest) };
+        Self { segments: free.min(reserve), usable, begun }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.segments * self.usable + self.begun
     }
 }
 

@@ -113,11 +113,9 @@ impl Space {
 
     /// What appends may not claim beyond: the end of the last segment that they may open.
     pub fn append_limit(&self) -> Lsn {
-        let (free, reserve) = (self.table.free_count(), self.table.reserve());
-        match free.cmp(&reserve) {
-            _ if reserve == 0 => Lsn::MAX,
+        match self.table.free_count().cmp(&self.table.reserve()) {
             Ordering::Greater => Lsn::MAX,
-            Ordering::Equal => self.plans.back().map_or(0, |plan| plan.segment_end),
+            Ordering::Equal => self.plans.back().map_or(0, |plan| plan.segment_end - self.table.kept_back()),
             Ordering::Less => 0,
         }
     }

@@ -15,12 +15,22 @@ use super::segments::Segment;
 use super::types::StoreError;
 use crate::format::{Lsn, frame_len};
 
-/// Free segments beyond the reserve below which room is made before anybody needs it.
+/// Free segments beyond the reserve below which room is made before anybody needs it; half as many in a store of fewer
+/// than [`FEW`].
 const LOW: u64 = 2;
+const FEW: u64 = 32;
 /// One for so many segments, if that is more.
 const LOW_SHARE: u64 = 64;
 /// Rounds of letting go and cleaning in one go, at most.
 const ROUNDS: usize = 64;
+
+/// What found no room to write is left for later.
+fn as_far_as_there_is_room<T: Default>(result: Result<T, StoreError>) -> Result<T, StoreError> {
+    match result {
+        Err(StoreError::NoSpace) => Ok(T::default()),
+        result => result,
+    }
+}
 
 /// What was let go and moved since the mount.
 #[derive(Debug, Default)]
@@ -41,12 +51,26 @@ pub struct Reclaimer {
     state: Mutex<State>,
     wake: Condvar,
     thread: Mutex<Option<JoinHandle<()>>>,
-    /// Nothing can be gained until something is let go.
+    /// Nothing can be gained until something is let go, or a segment is begun: the one before it may be dead then.
     hopeless: AtomicBool,
+    /// How many had been begun then.
+    hopeless_at: AtomicU64,
+    /// The cleaner moves something: the reserve is its own.
+    moving: AtomicBool,
     /// How often something was let go.
     let_go: AtomicU64,
     /// Cleaning gained nothing: when, and up to which end of the log it is not tried again.
     vain: Mutex<Option<(u64, Lsn)>>,
+    /// When, and how much room there was at the most since then behind any cleaning.
+    most: Mutex<(u64, u64)>,
+}
+
+struct Moving<'a>(&'a AtomicBool);
+
+impl Drop for Moving<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
 }
 
 #[derive(Default)]
@@ -96,6 +120,17 @@ impl Reclaimer {
     pub fn hope(&self) {
         self.let_go.fetch_add(1, Ordering::Relaxed);
         self.hopeless.store(false, Ordering::Relaxed);
+    }
+
+    /// Until the guard is dropped the reserve is the cleaner's alone.
+    pub fn begin_moving(&self) -> impl Drop + '_ {
+        self.moving.store(true, Ordering::SeqCst);
+        Moving(&self.moving)
+    }
+
+    /// What lets go waits too, if it would take of the reserve.
+    pub fn is_moving(&self) -> bool {
+        self.moving.load(Ordering::SeqCst)
     }
 
     /// In a log that ends at `end` cleaning would only move things about.
@@ -155,7 +190,15 @@ impl LogStructuredStore {
 
     /// Nothing free is left for appends; can anything be made free?
     pub(super) fn can_make_room(&self) -> bool {
-        if self.reclaimer.hopeless.load(Ordering::Relaxed) || self.stopping() {
+        if self.stopping() {
+            return false;
+        }
+        if self.reclaimer.is_moving() {
+            return true;
+        }
+        if self.reclaimer.hopeless.load(Ordering::Relaxed)
+            && self.reclaimer.hopeless_at.load(Ordering::Relaxed) == self.flusher.space().opened
+        {
             return false;
         }
         // Also of what is not stable yet: that can be helped.
@@ -174,8 +217,8 @@ impl LogStructuredStore {
     /// Free segments that appends may take, beyond those that are always to be there.
     fn is_low(&self) -> bool {
         let space = self.flusher.space();
-        let reserve = space.table.reserve();
-        let low = if reserve > 0 { LOW.max(space.table.total() / LOW_SHARE) } else { 1 };
+        let (reserve, total) = (space.table.reserve(), space.table.total());
+        let low = if total < FEW { LOW / 2 } else { LOW.max(total / LOW_SHARE) };
         space.table.free_count() < reserve + low
     }
 
@@ -196,7 +239,7 @@ impl LogStructuredStore {
         let mut before = None;
         let result = self.reclaim_rounds(&mut before);
         // Where it was broken off, as by a full ring, it may gain yet.
-        if result.is_ok() && before.is_some_and(|before| self.was_vain(&before)) {
+        if result.is_ok() && before.is_some_and(|before| self.was_vain(&before, let_go)) {
             // What is appended until then may make a segment that is worth cleaning.
             *self.reclaimer.vain.lock() = Some((let_go, self.ring.end_lsn() + self.worth()));
         }
@@ -206,7 +249,7 @@ impl LogStructuredStore {
             Err(StoreError::WouldBlock) => self.keeper.dirty(),
             Err(error) => {
                 log::warn!("{}: no room could be made: {error}", self.io.describe());
-                self.reclaimer.hopeless.store(true, Ordering::Relaxed);
+                self.give_up_hope();
             }
         }
         drop(turn);
@@ -237,11 +280,15 @@ impl LogStructuredStore {
         Room { free_or_taken: free + bytes + records * frame_len(1) as u64, moved }
     }
 
-    /// Room is still short, and for all that was moved since `before` there is hardly more of it, nor did appends take
-    /// it: headers, summaries and paddings around what is moved take what is gained. It would go on for ever.
-    fn was_vain(&self, before: &Room) -> bool {
+    /// Room is still short, and for all that was moved since `before` there is hardly more of it than there ever was since
+    /// something was let go, nor did appends take it: headers, summaries and paddings around what is moved take what is
+    /// gained. It would go on for ever.
+    fn was_vain(&self, before: &Room, let_go: u64) -> bool {
         let now = self.room();
-        self.is_low() && now.moved > before.moved && now.free_or_taken < before.free_or_taken + self.worth()
+        let mut most = self.reclaimer.most.lock();
+        let known = if most.0 == let_go { before.free_or_taken.max(most.1) } else { before.free_or_taken };
+        *most = (let_go, known.max(now.free_or_taken));
+        self.is_low() && now.moved > before.moved && now.free_or_taken < known + self.worth()
     }
 
     /// `before_cleaning` is set before anything is cleaned.
@@ -255,9 +302,10 @@ impl LogStructuredStore {
                 // What is not stable can neither be summed up nor let go.
                 self.make_stable_now(self.ring.end_lsn())?;
             }
-            self.summarise()?;
+            // What needs room to write finds none in a store that is full to the last block: what is dead goes all the same.
+            as_far_as_there_is_room(self.summarise())?;
             if self.retention_is_due() {
-                self.retain()?;
+                as_far_as_there_is_room(self.retain())?;
             }
             let mut gained = self.let_go()?;
             if !self.is_low() {
@@ -267,13 +315,13 @@ impl LogStructuredStore {
                 let may_clean = !self.reclaimer.is_vain(self.ring.end_lsn());
                 if may_clean {
                     before_cleaning.get_or_insert_with(|| self.room());
-                    gained += self.clean(CHEAP_PERCENT)?;
+                    gained += as_far_as_there_is_room(self.clean(CHEAP_PERCENT))?;
                 }
                 if gained == 0 {
-                    gained += self.drop_oldest()?;
+                    gained += as_far_as_there_is_room(self.drop_oldest())?;
                 }
                 if gained == 0 && may_clean {
-                    gained += self.clean(WORTH_PERCENT)?;
+                    gained += as_far_as_there_is_room(self.clean(WORTH_PERCENT))?;
                 }
                 if gained == 0 {
                     break;
@@ -284,9 +332,14 @@ impl LogStructuredStore {
             self.checkpoint()?;
         }
         if self.space_counters.freed.load(Ordering::Relaxed) == before {
-            self.reclaimer.hopeless.store(true, Ordering::Relaxed);
+            self.give_up_hope();
         }
         Ok(())
+    }
+
+    fn give_up_hope(&self) {
+        self.reclaimer.hopeless_at.store(self.flusher.space().opened, Ordering::Relaxed);
+        self.reclaimer.hopeless.store(true, Ordering::Relaxed);
     }
 
     /// Retire what is dead; gives the number of segments.

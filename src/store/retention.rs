@@ -171,10 +171,19 @@ impl LogStructuredStore {
                     log.ranges.in_segment(sequence, &self.shape).map(Range::end).max()
                 };
                 let Some(end) = end else { continue };
-                let head = self.kept(id, end)?;
-                let trimmed = self.raise_head(id, head)?;
-                self.retention.dropped.fetch_add(trimmed.head - trimmed.before, Ordering::Relaxed);
-                dropped += u64::from(trimmed.head > trimmed.before);
+                match self.kept(id, end).and_then(|head| self.raise_head(id, head)) {
+                    Ok(trimmed) => {
+                        self.retention.dropped.fetch_add(trimmed.head - trimmed.before, Ordering::Relaxed);
+                        dropped += u64::from(trimmed.head > trimmed.before);
+                    }
+                    // Removed meanwhile: it has let go of all that it had there.
+                    Err(StoreError::NotFound) => dropped += 1,
+                    // Others make room.
+                    Err(error @ StoreError::Io(_)) => {
+                        log::warn!("{}: log {id} can't let go of its oldest: {error}", self.io.describe());
+                    }
+                    Err(error) => return Err(error),
+                }
             }
             if dropped > 0 {
                 return Ok(dropped);

@@ -13,6 +13,9 @@ use super::ranges::{Change, Range};
 use super::types::LogId;
 use crate::format::{Lsn, SegmentEntry, SegmentState, Summarised};
 
+/// This part of a segment is kept back in a store that can't keep back whole ones.
+const KEPT_PART: u64 = 8;
+
 /// A segment that is part of the log.
 #[derive(Debug, Clone)]
 pub struct Segment {
@@ -30,6 +33,8 @@ pub struct Segment {
     pub too_many: bool,
     /// Bytes of its frames that were let go since the mount.
     pub let_go: u64,
+    /// Bytes of the longest range that was ever counted: no record in it that is alive is longer.
+    pub longest: u64,
 }
 
 /// A segment that nothing in the log is in any more.
@@ -126,13 +131,15 @@ impl SegmentTable {
     }
 
     /// Segments at the end of the free list that appends leave alone: for the cleaner, and for changes that let space
-    /// go. A store of few segments has none.
+    /// go. Two, so that a first one which is full of such changes is dead and can be let go once the second is begun,
+    /// however little each of them lets go. A store of few segments has none, but see [`Self::kept_back`].
     pub fn reserve(&self) -> u64 {
-        match self.shape.segments {
-            0..8 => 0,
-            8..32 => 1,
-            _ => 2,
-        }
+        if self.shape.segments < 8 { 0 } else { 2 }
+    }
+
+    /// Bytes at the end of the last free segment that appends leave alone where there is no reserve.
+    pub fn kept_back(&self) -> u64 {
+        if self.reserve() == 0 { self.shape.segment_size / KEPT_PART } else { 0 }
     }
 
     /// (bytes used, bytes that can still be appended) when the newest segment has `rest` bytes left.
@@ -140,7 +147,8 @@ impl SegmentTable {
         let free = self.free_count();
         let used = self.shape.capacity() - free * self.shape.segment_size - rest;
         let Some(open) = free.checked_sub(self.reserve()) else { return (used, 0) };
-        (used, open * (self.shape.segment_size - self.shape.block) + rest.saturating_sub(TRAILER))
+        let all = open * (self.shape.segment_size - self.shape.block) + rest.saturating_sub(TRAILER);
+        (used, all.saturating_sub(self.kept_back()))
     }
 
     /// Lines of the live segments, in log order.
@@ -291,6 +299,7 @@ impl SegmentTable {
     pub fn count(&mut self, range: &Range) {
         if let Some(segment) = self.live.get_mut(&self.shape.sequence(range.lsn)) {
             segment.live_bytes += u64::from(range.bytes);
+            segment.longest = segment.longest.max(u64::from(range.bytes));
         }
     }
 
@@ -324,7 +333,16 @@ impl SegmentTable {
 
 impl Segment {
     fn new(entry: SegmentEntry) -> Self {
-        Self { entry, ranges: 0, live_bytes: 0, logs: Vec::new(), summary: Summarised::No, too_many: false, let_go: 0 }
+        Self {
+            entry,
+            ranges: 0,
+            live_bytes: 0,
+            logs: Vec::new(),
+            summary: Summarised::No,
+            too_many: false,
+            let_go: 0,
+            longest: 0,
+        }
     }
 
     /// A SUMM frame tells what it holds.

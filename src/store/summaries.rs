@@ -66,7 +66,8 @@ impl LogStructuredStore {
         source.summaries(&[place], &self.mounts).pop().flatten()
     }
 
-    /// Segment `sequence` is let go: the summaries in it of others are written again elsewhere.
+    /// Segment `sequence` is let go: the summaries in it of others are written again elsewhere. Where there is no room for
+    /// that, checkpoints tell again what those hold, until there is.
     pub(super) fn save_summaries_in(&self, sequence: u64) -> Result<(), StoreError> {
         let inside: Vec<u64> = {
             let space = self.flusher.space();
@@ -79,9 +80,17 @@ impl LogStructuredStore {
             let Some(summary) = self.summary_of(of) else {
                 return Err(StoreError::Io(format!("the summary of segment {of} can't be read")));
             };
-            let summary = self.put_summary(&summary)?;
+            let written = match self.put_summary(&summary) {
+                Ok(at) => Some(at),
+                Err(StoreError::NoSpace) => None,
+                Err(error) => return Err(error),
+            };
             if let Some(segment) = self.flusher.space().table.get_mut(of) {
-                segment.summary = summary;
+                segment.summary = written.unwrap_or(Summarised::No);
+                if written.is_none() {
+                    segment.logs = summary.ranges.iter().map(|range| range.log_id).collect();
+                    segment.logs.dedup();
+                }
             }
         }
         Ok(())
