@@ -73,6 +73,29 @@ fn writev_appends_all_its_parts_as_one() {
 }
 
 #[test]
+fn a_writev_of_any_pieces_is_one_record_of_up_to_a_megabyte() {
+    let (image, mount) = mounted();
+    let memory: Vec<u8> = (0..2 << 20).map(|at| (at / 7 % 251) as u8 | 1).collect();
+    let mut expected = Vec::new();
+    // As many pieces as one call takes, small ones and of a megabyte together, none of which begins on a page; and few.
+    let cases = [(1024, 1), (1024, 100), (1024, 1024), (258, 100), (257, 4080), (3, 349_525), (2, 524_288)];
+    for (pieces, len) in cases {
+        let parts: Vec<_> = (0..pieces).map(|n| &memory[n * (len + 33) % (1 << 19) + 17..][..len]).collect();
+        let slices: Vec<_> = parts.iter().map(|part| std::io::IoSlice::new(part)).collect();
+        assert_eq!(mount.append().write_vectored(&slices).unwrap(), pieces * len);
+        expected.extend(parts.concat());
+    }
+    assert!(mount.read() == expected);
+    mount.umount();
+    let mut dump = std::process::Command::new(env!("CARGO_BIN_EXE_llamafs"));
+    let dumped = dump.args(["dump", "--json", "--log", "1"]).arg(image.path()).output().unwrap();
+    let frames: serde_json::Value = serde_json::from_slice(&dumped.stdout).unwrap();
+    let data = frames.as_array().unwrap().iter().filter(|frame| frame["kind"] == "DATA");
+    let lens: Vec<u64> = data.map(|frame| frame["len"].as_u64().unwrap()).collect();
+    assert_eq!(lens, cases.map(|(pieces, len)| (pieces * len) as u64), "each is one frame");
+}
+
+#[test]
 fn a_write_whose_append_flag_was_taken_off_goes_only_to_the_end() {
     let (_image, mount) = mounted();
     let mut file = mount.append();

@@ -16,7 +16,7 @@ use nix::sys::socket::{AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, S
 use nix::unistd::{Uid, getegid, geteuid};
 
 use super::mountinfo::{self, MountEntry};
-use super::{FS_TYPE, MountError, MountSpec, PAGE, REQUEST_BYTES};
+use super::{FS_TYPE, MountError, MountSpec, REQUEST_BYTES, REQUEST_PAGES};
 
 /// Where requests come from.
 pub const FUSE_DEVICE: &str = "/dev/fuse";
@@ -74,19 +74,28 @@ pub fn mount(path: &Path, spec: &MountSpec) -> Result<(OwnedFd, Mounted), MountE
     Ok((fd, Mounted { path: path.into(), device }))
 }
 
-/// A record of 1 MiB that does not begin on a page lies in 257 pages, and the kernel sends 256 at most: it would
-/// come in two requests, and not be whole or absent. So the limit is raised by what is missing. It is one for all
-/// FUSE mounts of the machine and only allows; nobody else's requests grow by it.
+/// A record of 1 MiB that does not begin on a page lies in 257 pages, one of many pieces in more, and the kernel sends 256
+/// at most: it would come in several requests, and not be whole or absent. So the limit is raised by what is missing. It
+/// is one for all FUSE mounts of the machine and only allows; nobody else's requests grow by it.
 fn raise_request_size() {
-    let wanted = REQUEST_BYTES / PAGE + 1;
-    let now = std::fs::read_to_string(MAX_PAGES_LIMIT).ok().and_then(|text| text.trim().parse::<u32>().ok());
-    if now.is_some_and(|now| now < wanted)
-        && let Err(error) = std::fs::write(MAX_PAGES_LIMIT, wanted.to_string())
+    if max_pages().is_some_and(|now| now < REQUEST_PAGES)
+        && let Err(error) = std::fs::write(MAX_PAGES_LIMIT, REQUEST_PAGES.to_string())
     {
         log::info!(
-            "{MAX_PAGES_LIMIT} stays below {wanted}: {error}; a write of the last 4 KiB below 1 MiB may be split"
+            "{MAX_PAGES_LIMIT} stays below {REQUEST_PAGES}: {error}; a write of the last 4 KiB below 1 MiB, or of more \
+             than 128 pieces, may be split"
         );
     }
+}
+
+/// Pages that the kernel sends in one request, if it can be told to send more than 256.
+fn max_pages() -> Option<u32> {
+    std::fs::read_to_string(MAX_PAGES_LIMIT).ok().and_then(|text| text.trim().parse().ok())
+}
+
+/// A record of many pieces can come in one request, if it is asked for.
+pub fn takes_many_pieces() -> bool {
+    max_pages().is_some_and(|pages| pages >= REQUEST_PAGES)
 }
 
 fn mount_as_root(path: &Path, spec: &MountSpec) -> Result<OwnedFd, MountError> {

@@ -141,7 +141,9 @@ pub fn serve(
         options: spec.options.clone(),
         transport: "/dev/fuse",
     };
-    let begun = if parallel || uring {
+    // `fuser` asks for as many pages as the largest write has bytes for, and a `writev` of many pieces would come in parts.
+    let of_pieces = !spec.read_only && mount::takes_many_pieces();
+    let begun = if parallel || uring || of_pieces {
         by_ourselves(fd, store, settings, uring, threads)
     } else {
         by_fuser(fd, store, settings, threads)

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::answer::{Answer, Fields, From};
 use super::body::{Body, Header};
 use super::numbers::OP_INIT;
-use super::{BUFFER_BYTES, MAX_WRITE, PAGE};
+use super::{BUFFER_BYTES, MAX_WRITE, PAGE, REQUEST_PAGES};
 use crate::fs::types::Errno;
 
 /// The protocol that is spoken. The kernel goes down to it, and we ask for nothing newer than `LEAST_MINOR` has.
@@ -55,7 +55,7 @@ pub struct Wish {
 pub struct Agreed {
     /// Requests come over io_uring.
     pub uring: bool,
-    /// Bytes of the largest write, or the largest answer.
+    /// Bytes that a request over io_uring has to have room for: more than it ever holds.
     pub data: usize,
 }
 
@@ -109,7 +109,8 @@ fn reply(mut body: Body<'_>, wish: Wish) -> Result<(Fields, Option<Agreed>), &'s
     let uring = wish.uring && more & OVER_IO_URING != 0;
     let locks = if wish.locks { LOCKS } else { 0 };
     let (more, ext) = if uring { (OVER_IO_URING, INIT_EXT) } else { (0, 0) };
-    let pages = MAX_WRITE.max(read_ahead).div_ceil(PAGE).min(u32::from(u16::MAX));
+    // Those of a write of many pieces are not full.
+    let pages = MAX_WRITE.max(read_ahead).div_ceil(PAGE).max(REQUEST_PAGES).min(u32::from(u16::MAX));
     let map_alignment = 0;
     let fields = Fields::default().u32(MAJOR).u32(MINOR).u32(read_ahead).u32(has & (WANTED | locks | ext));
     let fields = fields.u32(pair(MAX_BACKGROUND, CONGESTED)).u32(MAX_WRITE);
@@ -143,7 +144,7 @@ mod tests {
     #[test]
     fn only_what_is_wanted_and_offered_is_asked_for() {
         let (answer, agreed) = greet(&[7, 45, 131_072, u32::MAX, u32::MAX, 0], PARALLEL).unwrap();
-        assert_eq!(agreed, Some(Agreed { uring: false, data: 257 * 4096 }));
+        assert_eq!(agreed, Some(Agreed { uring: false, data: 2304 * 4096 }));
         assert_eq!(answer.len(), 64);
         assert_eq!(answer[12..16], (WANTED | LOCKS).to_ne_bytes());
         assert_eq!((&answer[16..20], &answer[32..36]), (&[64, 0, 48, 0][..], &[0; 4][..]));

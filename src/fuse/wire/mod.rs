@@ -21,7 +21,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use super::mount::FUSE_DEVICE;
-use super::{PAGE, REQUEST_BYTES};
+use super::{PAGE, REQUEST_BYTES, REQUEST_PAGES};
 use crate::io::OwnCompletions;
 pub use answer::{Answer, Fields, From};
 pub use body::{Body, Header};
