@@ -162,16 +162,17 @@ fn a_store_of_few_segments_that_is_full_takes_a_removal_and_goes_on() {
 
 #[test]
 fn who_drops_the_oldest_is_refused_nothing_while_logs_are_removed_under_it() {
-    let device = made(20, FormatOptions { drop_oldest: true, keep_min: 2000, ..FormatOptions::default() });
+    let device = made(40, FormatOptions { drop_oldest: true, keep_min: 2000, ..FormatOptions::default() });
     let store = open(&device, Tail::Rewrite);
     store.start();
     let log = make(&store, "stays").unwrap();
     store.set_attr(log, AttrChange { keep_min: Some(2000), ..AttrChange::default() }).unwrap();
     let (stop, refused) = (AtomicBool::new(false), AtomicBool::new(false));
     std::thread::scope(|scope| {
-        for thread in 0..2 {
+        for thread in 0..2u64 {
             let (store, stop, refused) = (&store, &stop, &refused);
             scope.spawn(move || {
+                let (mut live, mut random) = (Vec::new(), thread + 1);
                 for n in 0.. {
                     if stop.load(Ordering::Relaxed) {
                         break;
@@ -179,14 +180,18 @@ fn who_drops_the_oldest_is_refused_nothing_while_logs_are_removed_under_it() {
                     let made = make(store, &format!("{thread}.{n}"));
                     let taken = made.and_then(|log| (0..9).try_for_each(|_| store.append(log, &[7; 700]).map(drop)));
                     refused.fetch_or(taken == Err(StoreError::NoSpace), Ordering::Relaxed);
-                    if n >= 30 {
-                        let _ = remove(store, &format!("{thread}.{}", n - 30));
+                    live.push(n);
+                    // They live about as long as the store takes to be written round.
+                    random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    if live.len() > 100 {
+                        let gone = live.swap_remove((random >> 33) as usize % live.len());
+                        let _ = remove(store, &format!("{thread}.{gone}"));
                     }
                 }
             });
         }
         let mut result = Ok(());
-        for n in 0..30_000u32 {
+        for n in 0..20_000u32 {
             if result.is_ok() && !refused.load(Ordering::Relaxed) {
                 result = store.append(log, &[n as u8; 4000]).map(drop);
             }
