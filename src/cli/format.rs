@@ -131,8 +131,8 @@ pub fn create(path: &Path, bytes: u64) -> Result<(), Failure> {
 }
 
 /// Makes a store with the defaults on a device or file, whatever was on it (`bench`).
-pub fn anew(path: &Path, sparse: bool) -> Result<(), Failure> {
-    make(&Args { force: true, sparse, ..defaults(path, None) }).map(drop)
+pub fn anew(path: &Path, sparse: bool) -> Result<FormatReport, Failure> {
+    make(&Args { force: true, sparse, ..defaults(path, None) })
 }
 
 fn defaults(path: &Path, size: Option<u64>) -> Args {
@@ -200,6 +200,9 @@ fn refuse_used(path: &Path, is_file: bool) -> Result<(), Failure> {
         Found::Llamafs => {
             Err(Failure::new(format!("{name} holds a llamafs store already: mount it, or give --force to destroy it")))
         }
+        Found::Remains => Err(Failure::new(format!(
+            "{name} holds what is left of a llamafs store: `llamafs salvage` reads it, --force destroys it"
+        ))),
         Found::Foreign(what) => {
             Err(Failure::new(format!("{name} holds {what}: choose another device, or give --force to overwrite it")))
         }

@@ -18,6 +18,7 @@ mod mount;
 mod mounts;
 mod options;
 mod process;
+mod remains;
 mod salvage;
 mod signature;
 mod status;

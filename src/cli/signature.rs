@@ -1,10 +1,10 @@
 //! Signatures of other users of a device, so that `format` overwrites nothing by mistake.
 
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
+use std::io::{self, Seek, SeekFrom};
 use std::path::Path;
 
+use super::remains;
 use crate::format::known_signature;
 
 /// Bytes from the start of the device in which every signature below lies.
@@ -34,26 +34,32 @@ pub enum Found {
     Nothing,
     /// A llamafs store.
     Llamafs,
+    /// What a llamafs store has left behind that lost its superblocks.
+    Remains,
     /// Somebody else's.
     Foreign(&'static str),
-    /// Bytes that we don't know, where a new file or a wiped device has zeros.
+    /// Bytes that we don't know, where a new file or a wiped device has zeros; anywhere in a file, at the start of a device.
     Data,
 }
 
-/// Looks at the start of a device or file; never writes.
+/// Looks at the start of a device or file, and at places all over it; never writes.
 pub fn look(path: &Path) -> io::Result<Found> {
-    let file = File::open(path)?;
+    let mut file = File::open(path)?;
+    let is_file = file.metadata()?.is_file();
     let mut head = vec![0; LOOK_BYTES];
-    let mut filled = 0;
-    while let Some(rest) = head.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, filled as u64) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
+    remains::read_at(&file, &mut head, 0)?;
+    let found = recognise(&head);
+    if !matches!(found, Found::Nothing | Found::Data) {
+        return Ok(found);
     }
-    Ok(recognise(&head))
+    let bytes = file.seek(SeekFrom::End(0))?;
+    if remains::of_store(&file, bytes, is_file)? {
+        return Ok(Found::Remains);
+    }
+    if found == Found::Nothing && is_file && remains::data_in_file(&file, bytes)? {
+        return Ok(Found::Data);
+    }
+    Ok(found)
 }
 
 fn recognise(head: &[u8]) -> Found {

@@ -6,7 +6,10 @@ use crate::io::IoError;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
     /// No superblock.
-    #[error("{device}: not a llamafs store; `llamafs format` makes one")]
+    #[error(
+        "{device}: not a llamafs store; `llamafs format` makes one, and `llamafs salvage` writes out what can be read if \
+         it was one"
+    )]
     NotAStore {
         /// The device.
         device: String,

@@ -8,13 +8,17 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use nix::fcntl::{FallocateFlags, fallocate};
+
 use crate::cli::failure::{self, Context, Failure};
 use crate::cli::signature::{self, Found};
 use crate::cli::{device, format, mounts, options, status, umount};
-use crate::format::{SUPERBLOCK_A, SUPERBLOCK_B, SUPERBLOCK_LEN};
+use crate::format::{SUPERBLOCK_A, SUPERBLOCK_B, SUPERBLOCK_LEN, Superblock};
 
 /// Begins the names of the bench's logs and of its mountpoint.
 const NAME: &str = "llamafs-bench";
+/// Bytes that are wiped at a time.
+const ZEROS: usize = 1 << 20;
 
 /// A device that the bench has made a store on.
 pub struct Device {
@@ -23,6 +27,8 @@ pub struct Device {
     pub bytes: u64,
     /// Unit of direct I/O, in bytes.
     pub block: usize,
+    /// Of the store.
+    superblock: Superblock,
     wiped: Cell<bool>,
 }
 
@@ -48,12 +54,13 @@ impl Device {
         let geometry = device::for_writing(path)?.geometry();
         super::share(geometry.capacity / 2, &name.to_string())?;
         // Blocks of a file are written once before they are measured; those of a device are there.
-        format::anew(path, !kind.is_file())?;
+        let superblock = format::anew(path, !kind.is_file())?.superblock;
         let block = usize::try_from(geometry.block).context(&name)?;
-        Ok(Self { path: path.to_owned(), bytes: geometry.capacity, block, wiped: Cell::new(false) })
+        Ok(Self { path: path.to_owned(), bytes: geometry.capacity, block, superblock, wiped: Cell::new(false) })
     }
 
-    /// Takes the store away: what is left is no store.
+    /// Takes the store away: what is left is no store, nor what anybody would take for the rest of one. A file is all
+    /// zeros again.
     pub fn wipe(&self) -> Result<(), Failure> {
         self.wiped.set(true);
         let name = self.path.display();
@@ -61,7 +68,27 @@ impl Device {
         for place in [SUPERBLOCK_A, SUPERBLOCK_B] {
             file.write_all_at(&[0; SUPERBLOCK_LEN], place).context(&name)?;
         }
+        if !file.metadata().context(&name)?.is_file() || !all_zeros(&file, self.bytes) {
+            self.wipe_areas(&file).context(&name)?;
+        }
         file.sync_all().context(&name)
+    }
+
+    /// Checkpoints and the headers of segments.
+    fn wipe_areas(&self, file: &File) -> std::io::Result<()> {
+        let zeros = vec![0; ZEROS];
+        let wipe = |from: u64, len: u64| {
+            let piece = zeros.get(..usize::try_from(len).unwrap_or(ZEROS).min(ZEROS)).unwrap_or_default();
+            file.write_all_at(piece, from)
+        };
+        let end = self.superblock.data_start;
+        for from in (self.superblock.checkpoint_start..end).step_by(ZEROS) {
+            wipe(from, (end - from).min(ZEROS as u64))?;
+        }
+        for segment in 0..self.superblock.segment_count {
+            wipe(end + segment * u64::from(self.superblock.segment_size), u64::from(self.superblock.block_size))?;
+        }
+        Ok(())
     }
 }
 
@@ -75,12 +102,20 @@ impl Drop for Device {
     }
 }
 
+/// Makes a file zeros without writing them, where its file system can.
+fn all_zeros(file: &File, bytes: u64) -> bool {
+    let all = |flags| i64::try_from(bytes).is_ok_and(|bytes| fallocate(file, flags, 0, bytes).is_ok());
+    all(FallocateFlags::FALLOC_FL_ZERO_RANGE | FallocateFlags::FALLOC_FL_KEEP_SIZE)
+        || all(FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE)
+}
+
 /// The device holds nothing that anybody may still want.
 fn refuse_used(path: &Path) -> Result<(), Failure> {
     let name = path.display();
     let what = match signature::look(path).context(&name)? {
         Found::Nothing => return Ok(()),
         Found::Llamafs => "a llamafs store: mount it and name a directory of it",
+        Found::Remains => "what is left of a llamafs store, which `llamafs salvage` reads",
         Found::Foreign(what) => return Err(used(path, what)),
         Found::Data => "data",
     };

@@ -1,0 +1,151 @@
+//! Nothing that somebody may still want is destroyed, changed or shown for what it is not, whatever a command is pointed at.
+//!
+//! It needs root, loop devices and /dev/fuse, and fails where it lacks them.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic, also in its helpers")]
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+/// Where both superblocks and what is between them end.
+const HEAD: usize = 128 << 10;
+
+fn llamafs(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_llamafs")).args(arguments).output().unwrap()
+}
+
+fn done(arguments: &[&str]) -> String {
+    let output = llamafs(arguments);
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The one line of a failure.
+fn refused(arguments: &[&str]) -> String {
+    let output = llamafs(arguments);
+    let err = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code().is_some_and(|code| code != 0), "{arguments:?} was not refused: {output:?}");
+    assert!(err.starts_with("llamafs: ") && err.lines().count() == 1 && !err.contains("panicked"), "{err}");
+    err
+}
+
+/// A directory with a store in a file of 64 MiB, if it is made, and a mountpoint.
+struct Place {
+    directory: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let directory = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        fs::create_dir(directory.path().join("mnt")).unwrap();
+        Self { directory }
+    }
+
+    fn formatted() -> Self {
+        let place = Self::new();
+        done(&["format", "--sparse", "--size", "64M", &place.at("store")]);
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn at(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_owned()
+    }
+
+    fn mount(&self) -> Mounted {
+        self.mount_at("store", "mnt")
+    }
+
+    fn mount_at(&self, store: &str, point: &str) -> Mounted {
+        let log = format!("log={}", self.at("daemon.log"));
+        done(&["mount", "-o", &log, &self.at(store), &self.at(point)]);
+        Mounted(self.at(point))
+    }
+}
+
+/// A mount that is taken away whatever happens.
+struct Mounted(String);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if !llamafs(&["umount", &self.0]).status.success() {
+            let _ = Command::new("umount").args(["-i", "-l", &self.0]).status();
+        }
+    }
+}
+
+/// A loop device over a file.
+struct Loop(String);
+
+impl Loop {
+    fn over(path: &Path) -> Self {
+        let output = Command::new("losetup").args(["-f", "--show"]).arg(path).output().unwrap();
+        assert!(output.status.success(), "a loop device is needed, run as root: {output:?}");
+        Self(String::from_utf8(output.stdout).unwrap().trim().to_owned())
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["-d", &self.0]).status();
+    }
+}
+
+fn wipe(path: &Path, from: u64, bytes: usize) {
+    File::options().write(true).open(path).unwrap().write_all_at(&vec![0; bytes], from).unwrap();
+}
+
+#[test]
+fn what_is_left_of_a_store_is_not_formatted_over_without_force() {
+    // Superblocks alone; the checkpoints too; and the first mebibyte with all that is in it.
+    for bytes in [HEAD, 1 << 20] {
+        let place = Place::formatted();
+        let mounted = place.mount();
+        fs::write(place.path("mnt/precious"), "kept\n").unwrap();
+        drop(mounted);
+        wipe(&place.path("store"), 0, bytes);
+        let store = place.at("store");
+        let line = refused(&["status", &store]);
+        assert!(line.contains("llamafs salvage"), "{line}");
+        let device = Loop::over(&place.path("store"));
+        for target in [&store, &device.0] {
+            for command in ["format", "bench"] {
+                let line = refused(&[command, target]);
+                assert!(line.contains("left of a llamafs store") && line.contains("llamafs salvage"), "{line}");
+                assert!(line.contains("--force"), "{line}");
+            }
+        }
+        drop(device);
+        llamafs(&["salvage", &store, &place.at("out")]);
+        let kept = [place.path("out/logs/precious"), place.path("out/unnamed/2")];
+        assert!(kept.iter().any(|path| fs::read(path).is_ok_and(|text| text == b"kept\n")), "{bytes}");
+        done(&["format", "--sparse", "--force", &store]);
+    }
+}
+
+#[test]
+fn a_file_that_holds_data_anywhere_is_not_formatted_over_without_force() {
+    for at in [HEAD as u64, 40 << 20, (64 << 20) - 5] {
+        let place = Place::new();
+        let file = File::create(place.path("store")).unwrap();
+        file.set_len(64 << 20).unwrap();
+        file.write_all_at(b"mine!", at).unwrap();
+        for command in ["format", "bench"] {
+            let line = refused(&[command, &place.at("store")]);
+            assert!(line.contains("data") && line.contains("--force"), "{line}");
+        }
+        let mut there = [0; 5];
+        File::open(place.path("store")).unwrap().read_exact_at(&mut there, at).unwrap();
+        assert_eq!(&there, b"mine!");
+    }
+    // Zeros are nobody's, written or not.
+    let place = Place::new();
+    fs::write(place.path("store"), vec![0; 64 << 20]).unwrap();
+    done(&["format", &place.at("store")]);
+}
