@@ -149,3 +149,25 @@ fn a_file_that_holds_data_anywhere_is_not_formatted_over_without_force() {
     fs::write(place.path("store"), vec![0; 64 << 20]).unwrap();
     done(&["format", &place.at("store")]);
 }
+
+#[test]
+fn a_format_that_is_refused_leaves_the_size_of_a_file_as_it_was() {
+    let place = Place::formatted();
+    let store = place.at("store");
+    let bytes = || fs::metadata(place.path("store")).unwrap().len();
+    let mounted = place.mount();
+    assert!(refused(&["format", "--size", "1G", "--force", &store]).contains("busy"));
+    assert_eq!(bytes(), 64 << 20);
+    assert!(done(&["grow", &place.at("mnt")]).contains("nothing to do"));
+    drop(mounted);
+    for wrong in [&["--segment-size", "1000K"][..], &["--max-logs", "4194305"], &["--worm", "--retain-bytes", "1G"]] {
+        refused(&[&["format", "--size", "1G", "--force", &store], wrong].concat());
+        assert_eq!(bytes(), 64 << 20, "{wrong:?}");
+    }
+    done(&["check", &store]);
+    // An empty file is a file too.
+    File::create(place.path("empty")).unwrap();
+    refused(&["format", "--size", "64K", &place.at("empty")]);
+    assert_eq!(fs::metadata(place.path("empty")).unwrap().len(), 0);
+    done(&["format", "--sparse", "--size", "64M", &place.at("empty")]);
+}

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nix::unistd::{Group, User, getegid, geteuid};
 
+use crate::io::{Access, OpenError, open};
 use crate::store::{FormatOptions, FormatReport, LogStructuredStore};
 
 use super::failure::{Context, Failure, Outcome, print};
@@ -116,13 +117,42 @@ pub fn make(args: &Args) -> Result<FormatReport, Failure> {
         drop_oldest: args.on_full == OnFull::DropOldest,
         now_ns: None,
     };
-    let made = prepare(&args.device, args.size, args.force)?;
+    let was = prepare(&args.device, args.size, args.force)?;
     let result = write(&args.device, &options);
-    if made && result.is_err() {
-        // A file that was not there before is no use to anybody half made.
-        let _ = std::fs::remove_file(&args.device);
+    if result.is_err() {
+        was.restore(&args.device);
     }
     result
+}
+
+/// What the device was before it was prepared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Was {
+    /// What it is now.
+    Same,
+    /// A file that was not there.
+    Missing,
+    /// A file of so many bytes.
+    Shorter { bytes: u64, now: u64 },
+}
+
+impl Was {
+    /// A file that was not there before is no use to anybody half made, and one that was there keeps its size.
+    fn restore(self, path: &Path) {
+        match self {
+            Self::Same => {}
+            Self::Missing => drop(std::fs::remove_file(path)),
+            Self::Shorter { bytes, now } => {
+                let file = OpenOptions::new().write(true).open(path);
+                // Whoever has given it another size since then has meant it.
+                if let Ok(file) = file
+                    && file.metadata().is_ok_and(|metadata| metadata.len() == now)
+                {
+                    let _ = file.set_len(bytes);
+                }
+            }
+        }
+    }
 }
 
 /// Makes a store with the defaults in a file that is not there yet (`mount --create`).
@@ -154,8 +184,8 @@ fn defaults(path: &Path, size: Option<u64>) -> Args {
     }
 }
 
-/// Looks at what is there, and makes or extends the file. True when the file is new.
-fn prepare(path: &Path, bytes: Option<u64>, force: bool) -> Result<bool, Failure> {
+/// Looks at what is there, and makes or extends the file.
+fn prepare(path: &Path, bytes: Option<u64>, force: bool) -> Result<Was, Failure> {
     let name = path.display();
     let metadata = match std::fs::metadata(path) {
         Ok(metadata) => metadata,
@@ -186,10 +216,16 @@ fn prepare(path: &Path, bytes: Option<u64>, force: bool) -> Result<bool, Failure
             size::show(metadata.len())
         ))),
         Some(bytes) if bytes > metadata.len() => {
+            // Whoever uses it would grow into what is added.
+            match open(path, Access::ReadWrite) {
+                Ok(_) | Err(OpenError::Empty { .. }) => {}
+                Err(error) => return Err(Failure::new(error.to_string())),
+            }
             let file = OpenOptions::new().write(true).open(path).context(name)?;
-            extend(&file, path, bytes).map(|()| false)
+            extend(&file, path, bytes)?;
+            Ok(Was::Shorter { bytes: metadata.len(), now: bytes })
         }
-        _ => Ok(false),
+        _ => Ok(Was::Same),
     }
 }
 
@@ -213,7 +249,7 @@ fn refuse_used(path: &Path, is_file: bool) -> Result<(), Failure> {
     }
 }
 
-fn new_file(path: &Path, bytes: u64) -> Result<bool, Failure> {
+fn new_file(path: &Path, bytes: u64) -> Result<Was, Failure> {
     if path.starts_with("/dev") && !path.starts_with("/dev/shm") {
         return Err(Failure::new(format!("there is no device {}: check its name", path.display())));
     }
@@ -223,7 +259,7 @@ fn new_file(path: &Path, bytes: u64) -> Result<bool, Failure> {
         let _ = std::fs::remove_file(path);
         return Err(failure);
     }
-    Ok(true)
+    Ok(Was::Missing)
 }
 
 fn extend(file: &File, path: &Path, bytes: u64) -> Result<(), Failure> {
@@ -322,8 +358,11 @@ mod tests {
         let text = prepare(&path, Some(1 << 20), false).unwrap_err().text();
         assert!(text.contains("--force"), "{text}");
         assert_eq!(std::fs::read(&path).unwrap(), b"dear all");
-        assert_eq!(prepare(&path, Some(1 << 20), true), Ok(false));
+        let was = Was::Shorter { bytes: 8, now: 1 << 20 };
+        assert_eq!(prepare(&path, Some(1 << 20), true), Ok(was));
         assert_eq!(std::fs::metadata(&path).unwrap().len(), 1 << 20);
+        was.restore(&path);
+        assert_eq!(std::fs::read(&path).unwrap(), b"dear all");
     }
 
     #[test]
@@ -331,8 +370,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("store");
         assert!(prepare(&path, None, false).is_err(), "no size, no file");
-        assert_eq!(prepare(&path, Some(1 << 20), false), Ok(true));
+        assert_eq!(prepare(&path, Some(1 << 20), false), Ok(Was::Missing));
         assert!(prepare(&path, Some(4096), false).is_err());
-        assert_eq!(prepare(&path, None, false), Ok(false));
+        assert_eq!(prepare(&path, None, false), Ok(Was::Same));
     }
 }
