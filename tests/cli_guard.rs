@@ -171,3 +171,41 @@ fn a_format_that_is_refused_leaves_the_size_of_a_file_as_it_was() {
     assert_eq!(fs::metadata(place.path("empty")).unwrap().len(), 0);
     done(&["format", "--sparse", "--size", "64M", &place.at("empty")]);
 }
+
+#[test]
+fn a_trim_stays_within_its_store() {
+    let place = Place::formatted();
+    done(&["format", "--sparse", "--size", "64M", &place.at("other")]);
+    fs::create_dir(place.path("mnt2")).unwrap();
+    let (_one, _two) = (place.mount(), place.mount_at("other", "mnt2"));
+    fs::write(place.path("mnt2/mine"), "first\n").unwrap();
+    fs::OpenOptions::new()
+        .append(true)
+        .open(place.path("mnt2/mine"))
+        .and_then(|mut log| std::io::Write::write_all(&mut log, b"second\n"))
+        .unwrap();
+    for log in ["../mnt2/mine", "/../mnt2/mine"] {
+        let line = refused(&["trim", &place.at("mnt"), log, "--keep", "1"]);
+        assert!(line.contains("is no path within the store"), "{line}");
+    }
+    assert!(refused(&["trim", &place.at("mnt"), "/none", "--keep", "1"]).contains("does not exist"));
+    assert!(done(&["trim", &place.at("mnt2"), "/mine", "--keep", "1"]).contains("6 bytes let go"));
+}
+
+#[test]
+fn a_dead_mount_is_called_one_by_trim_too() {
+    let place = Place::formatted();
+    let _mounted = place.mount();
+    let status: serde_json::Value = serde_json::from_str(&done(&["status", "--json", &place.at("mnt")])).unwrap();
+    let pid = status["pid"].to_string();
+    assert!(Command::new("kill").args(["-KILL", &pid]).status().unwrap().success());
+    // The kernel lets go of the mount when the process has ended.
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while fs::read_dir(place.path("mnt")).is_ok() {
+        assert!(std::time::Instant::now() < until, "the daemon does not end");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let line = refused(&["trim", &place.at("mnt"), "/log", "--keep", "1"]);
+    assert!(line.contains("the daemon of") && line.contains("is gone: run `llamafs umount"), "{line}");
+    assert_eq!(line, refused(&["status", &place.at("mnt")]));
+}

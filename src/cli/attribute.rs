@@ -6,16 +6,18 @@ use rustix::fs::{XattrFlags, getxattr, setxattr};
 use rustix::io::Errno;
 
 use super::failure::{Context, Failure};
+use super::status;
 use crate::fs::policy::PREFIX;
 
 /// Digits of the largest number, and some.
 const LONGEST: usize = 32;
 
-/// The number that our attribute `name` of `path` holds.
-pub fn number(path: &Path, name: &str) -> Result<u64, Failure> {
+/// The number that our attribute `name` of `path` in the store mounted on `mountpoint` holds.
+pub fn number(mountpoint: &Path, path: &Path, name: &str) -> Result<u64, Failure> {
     let mut value = [0; LONGEST];
     let name = format!("{PREFIX}{name}");
     let len = getxattr(path, &name, &mut value).map_err(|error| match error {
+        Errno::NOTCONN => status::gone(mountpoint),
         Errno::NODATA => Failure::new(format!("{} is not a log: name one", path.display())),
         other => Failure::new(format!("{}: {}", path.display(), std::io::Error::from(other))),
     })?;
@@ -23,9 +25,12 @@ pub fn number(path: &Path, name: &str) -> Result<u64, Failure> {
     text.parse().context(format_args!("{}: {name}", path.display()))
 }
 
-/// Writes `value` to our attribute `name` of `path`, which lies in a mounted store.
-pub fn ask(path: &Path, name: &str, value: &str) -> Result<(), Failure> {
+/// Writes `value` to our attribute `name` of `path` in the store mounted on `mountpoint`.
+pub fn ask(mountpoint: &Path, path: &Path, name: &str, value: &str) -> Result<(), Failure> {
     setxattr(path, format!("{PREFIX}{name}"), value.as_bytes(), XattrFlags::empty()).map_err(|error| {
+        if error == Errno::NOTCONN {
+            return status::gone(mountpoint);
+        }
         let path = path.display();
         Failure::new(match error {
             Errno::PERM | Errno::ACCESS => {

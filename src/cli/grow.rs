@@ -45,7 +45,7 @@ fn online(mount: &Mount) -> Result<GrowReport, Failure> {
         live.get(name).and_then(serde_json::Value::as_u64).ok_or_else(|| Failure::new(format!("status lacks {name}")))
     };
     let segments_before = figure("segments")?;
-    attribute::ask(&mount.point, GROW, "now")?;
+    attribute::ask(&mount.point, &mount.point, GROW, "now")?;
     Ok(GrowReport { segments_before, segments: figure("segments")?, segment_size: figure("segment_size")? })
 }
 

@@ -76,7 +76,8 @@ fn unreadable(mountpoint: &Path, error: &std::io::Error) -> Failure {
     }
 }
 
-fn gone(mountpoint: &Path) -> Failure {
+/// A mount that nobody serves any more.
+pub fn gone(mountpoint: &Path) -> Failure {
     let name = mountpoint.display();
     Failure::new(format!("the daemon of {name} is gone: run `llamafs umount {name}` and mount it again"))
 }
