@@ -209,3 +209,39 @@ fn a_dead_mount_is_called_one_by_trim_too() {
     assert!(line.contains("the daemon of") && line.contains("is gone: run `llamafs umount"), "{line}");
     assert_eq!(line, refused(&["status", &place.at("mnt")]));
 }
+
+#[test]
+fn no_name_of_a_log_forges_a_line_or_moves_the_cursor() {
+    let place = Place::formatted();
+    let name = "x\n/log 1\u{1b}[2J\u{1b}]0;owned\u{7}";
+    let mounted = place.mount();
+    fs::write(place.path("mnt").join(name), "two\n").unwrap();
+    fs::write(place.path("mnt/März"), "three\n").unwrap();
+    let shown = |text: &str| {
+        assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
+        assert!(!text.contains("\n/log 1"), "{text:?}");
+    };
+    shown(&done(&["status", &place.at("mnt")]));
+    drop(mounted);
+    let store = place.at("store");
+    let text = done(&["status", &store]);
+    shown(&text);
+    assert!(text.contains(r"/x\n/log 1\u{1b}[2J") && text.contains("/März "), "{text}");
+    // The bytes themselves are another matter.
+    assert_eq!(done(&["cat", &store, name]), "two\n");
+    let gone = format!("{name}.gone");
+    shown(&refused(&["cat", &store, &gone]));
+    shown(&refused(&["cat", &gone, "log"]));
+    let json: serde_json::Value = serde_json::from_str(&done(&["status", "--json", &store])).unwrap();
+    assert!(json["logs"].as_array().unwrap().iter().any(|log| log["name"] == format!("/{name}")));
+    // The last record of it is damaged, which `check` tells by name.
+    let bytes = fs::read(&store).unwrap();
+    let at = bytes.windows(4).position(|four| four == b"two\n").unwrap();
+    File::options().write(true).open(&store).unwrap().write_all_at(b"X", at as u64).unwrap();
+    let output = llamafs(&["check", &store]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.code() == Some(4) && text.contains("lost: log"), "{output:?}");
+    shown(&text);
+    shown(&String::from_utf8_lossy(&llamafs(&["cat", &store, name]).stderr));
+    shown(&String::from_utf8_lossy(&llamafs(&["salvage", &store, &place.at("out")]).stdout));
+}

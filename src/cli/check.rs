@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use indicatif::{ProgressBar, ProgressDrawTarget};
 
+use crate::format::shown;
 use crate::io::Device;
 use crate::store::{CheckReport, Image};
 
@@ -106,23 +107,23 @@ fn check(args: &Args, image: &Image) -> Result<CheckReport, Failure> {
 }
 
 fn tell(args: &Args, report: &CheckReport, repaired: &[String]) -> Result<(), Failure> {
-    let (name, clean) = (args.device.display(), report.is_clean());
+    let (name, clean) = (shown(&args.device.display().to_string()), report.is_clean());
     print(|out| {
         if args.json {
             serde_json::to_writer_pretty(&mut *out, &Json { clean, repaired, report })?;
             return writeln!(out);
         }
         for what in repaired {
-            writeln!(out, "{name}: repaired: {what}")?;
+            writeln!(out, "{name}: repaired: {}", shown(what))?;
         }
         for finding in &report.damage {
-            writeln!(out, "{name}: damage: {finding}")?;
+            writeln!(out, "{name}: damage: {}", shown(&finding.to_string()))?;
         }
         if report.damage_not_listed > 0 {
             writeln!(out, "{name}: damage: {} more places", report.damage_not_listed)?;
         }
         for remark in &report.remarks {
-            writeln!(out, "{name}: note: {remark}")?;
+            writeln!(out, "{name}: note: {}", shown(remark))?;
         }
         if !report.clean_unmount {
             writeln!(

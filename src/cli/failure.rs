@@ -4,6 +4,8 @@ use std::fmt::Display;
 use std::io::Write;
 use std::process::ExitCode;
 
+use crate::format::shown;
+
 /// Exit status of a command that could not do its work.
 pub const FAILED: u8 = 1;
 /// Exit status of a command that was called wrongly.
@@ -45,9 +47,9 @@ impl Failure {
         ExitCode::from(self.code)
     }
 
-    /// What and what to do; never more than one line.
+    /// What and what to do; never more than one line, and nothing that a terminal would act on.
     pub fn text(&self) -> String {
-        self.text.split('\n').map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+        shown(&self.text.split('\n').map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" "))
     }
 
     /// Says it on stderr.
@@ -61,7 +63,7 @@ impl Failure {
 /// One line on stderr, in the name of the program.
 pub fn say(text: &str) {
     // Nothing is left to be done where stderr itself can't be written.
-    let _ = writeln!(std::io::stderr(), "llamafs: {text}");
+    let _ = writeln!(std::io::stderr(), "llamafs: {}", shown(text));
 }
 
 /// Gives a failure to what went wrong, with the object's name in front.
@@ -95,6 +97,7 @@ mod tests {
     fn a_failure_is_one_line_whatever_it_was_made_of() {
         let failure = Failure::new("first\n  second\n\n");
         assert_eq!(failure.text(), "first second");
+        assert_eq!(Failure::new("a\x1b[2Jb\r").text(), r"a\u{1b}[2Jb");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::store::{GrowReport, grow};
 use super::failure::{Context, Failure, Outcome, print};
 use super::mounts::{self, Mount};
 use super::{attribute, device, status};
+use crate::format::shown;
 use crate::fs::policy::GROW;
 use crate::fs::size;
 
@@ -27,12 +28,13 @@ pub fn run(args: &Args) -> Outcome {
         Some(mount) => online(&mount)?,
         None => grow(device::for_writing(&args.target)?).map_err(|error| Failure::new(error.to_string()))?,
     };
+    let target = shown(&args.target.display().to_string());
     let text = if args.json {
         serde_json::to_string_pretty(&report).context("JSON")?
     } else if report.segments == report.segments_before {
-        format!("{}: nothing to do, the store takes all of its device ({})", args.target.display(), said(&report))
+        format!("{target}: nothing to do, the store takes all of its device ({})", said(&report))
     } else {
-        format!("{}: grown from {} to {}", args.target.display(), report.segments_before, said(&report))
+        format!("{target}: grown from {} to {}", report.segments_before, said(&report))
     };
     print(|out| writeln!(out, "{text}"))?;
     Ok(ExitCode::SUCCESS)

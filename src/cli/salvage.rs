@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use indicatif::{ProgressBar, ProgressDrawTarget};
 
+use crate::format::shown;
 use crate::store::Gap;
 use crate::store::salvage::{SalvageError, Salvaged, Sink, salvage};
 
@@ -60,18 +61,14 @@ pub fn run(args: &Args) -> Outcome {
             serde_json::to_writer_pretty(&mut *out, &report)?;
             return writeln!(out);
         }
+        let device = shown(&args.device.display().to_string());
         for note in &report.notes {
-            writeln!(out, "{}: note: {note}", args.device.display())?;
+            writeln!(out, "{device}: note: {}", shown(note))?;
         }
         writeln!(
             out,
-            "{}: {} logs, {} records, {} bytes salvaged; {} gaps, {} bytes missing",
-            args.device.display(),
-            report.logs,
-            report.records,
-            report.bytes,
-            report.gaps,
-            report.missing
+            "{device}: {} logs, {} records, {} bytes salvaged; {} gaps, {} bytes missing",
+            report.logs, report.records, report.bytes, report.gaps, report.missing
         )
     })?;
     if report.gaps == 0 && report.unexplained == 0 && files.refused == 0 {

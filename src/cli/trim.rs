@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use super::failure::{Context, Failure, Outcome, print};
 use super::{attribute, mounts, status};
+use crate::format::shown;
 use crate::fs::policy::{HEAD, TRIM};
 use crate::fs::{size, time};
 
@@ -48,7 +49,7 @@ pub fn run(args: &Args) -> Outcome {
         head.saturating_sub(before),
         size.saturating_sub(head)
     );
-    print(|out| writeln!(out, "{text}"))?;
+    print(|out| writeln!(out, "{}", shown(&text)))?;
     Ok(ExitCode::SUCCESS)
 }
 

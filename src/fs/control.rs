@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::Inner;
 use super::inode::ControlFile;
+use crate::format::shown;
 use crate::store::types::{LogInfo, RingSlot};
 
 /// Keys of `status` that come first, in this order; whatever else the store tells follows.
@@ -128,7 +129,7 @@ fn line(out: &mut String, key: &str, value: &Value) {
     // Writing to a String cannot fail.
     let _ = match value {
         Value::Null => Ok(()),
-        Value::String(text) => writeln!(out, "{key}: {}", text.replace('\n', " ")),
+        Value::String(text) => writeln!(out, "{key}: {}", shown(&text.replace('\n', " "))),
         Value::Object(map) => {
             map.iter().for_each(|(name, value)| line(out, &format!("{key}.{name}"), value));
             Ok(())

@@ -7,7 +7,7 @@ use super::Image;
 use super::areas;
 use super::follow::{Logs, Step};
 use super::walker::{Broken, Item};
-use crate::format::{CatalogRecord, FrameKind};
+use crate::format::{CatalogRecord, FrameKind, shown};
 use crate::store::scan::Found;
 use crate::store::types::{LogId, StoreError};
 
@@ -73,7 +73,7 @@ impl fmt::Display for Finding {
         }
         write!(f, "device offset {} length {}: {}", self.device_offset, self.len, self.what)?;
         for lost in &self.lost {
-            write!(f, "; lost: log {} offset {} length {}", lost.name, lost.offset, lost.len)?;
+            write!(f, "; lost: log {} offset {} length {}", shown(&lost.name), lost.offset, lost.len)?;
         }
         if self.repairable { write!(f, "; `llamafs check --repair` makes it good") } else { Ok(()) }
     }
