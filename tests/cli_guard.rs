@@ -245,3 +245,26 @@ fn no_name_of_a_log_forges_a_line_or_moves_the_cursor() {
     shown(&String::from_utf8_lossy(&llamafs(&["cat", &store, name]).stderr));
     shown(&String::from_utf8_lossy(&llamafs(&["salvage", &store, &place.at("out")]).stdout));
 }
+
+#[test]
+fn a_log_that_nobody_reads_or_that_is_the_store_is_refused() {
+    let place = Place::formatted();
+    let (store, point) = (place.at("store"), place.at("mnt"));
+    nix::unistd::mkfifo(&place.path("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let log = format!("log={}", place.at("pipe"));
+    let mut command = Command::new("timeout");
+    command.args(["-s", "KILL", "20", env!("CARGO_BIN_EXE_llamafs"), "mount", "-o", &log, &store, &point]);
+    let output = command.output().unwrap();
+    let err = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(1) && err.contains("nobody reads this pipe"), "{output:?}");
+    fs::hard_link(place.path("store"), place.path("link")).unwrap();
+    let before = fs::read(&store).unwrap();
+    for name in ["store", "link"] {
+        let line = refused(&["mount", "-o", &format!("log={}", place.at(name)), &store, &point]);
+        assert!(line.contains("names the store itself"), "{line}");
+    }
+    assert!(fs::read(&store).unwrap() == before, "it was written to");
+    let new = place.at("new");
+    refused(&["mount", "--create", "64M", "-o", &format!("log={new}"), &new, &point]);
+    assert!(!place.path("new").exists());
+}

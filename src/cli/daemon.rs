@@ -38,6 +38,9 @@ pub fn run(what: What<'_>, mounted: &mut dyn FnMut() -> Result<(), Failure>) -> 
         return Err(Failure::new("out of memory: not even a few megabytes are left; raise `ulimit -v`"));
     }
     let mountpoint = check_mountpoint(what.mountpoint)?;
+    if let Some(log) = &what.options.log {
+        refuse_store_as_log(log, what.device)?;
+    }
     // From here on a signal ends the daemon in order, also in the middle of the opening.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("can't take signals")?;
     // The last to go: what is said until then is written.
@@ -118,6 +121,20 @@ fn check_mountpoint(path: &Path) -> Result<PathBuf, Failure> {
         )));
     }
     path.canonicalize().context(format_args!("mountpoint {name}"))
+}
+
+/// Lines of the log would make the store's file longer, and be written over.
+fn refuse_store_as_log(log: &Path, device: &Path) -> Result<(), Failure> {
+    let same_file = match (std::fs::metadata(log), std::fs::metadata(device)) {
+        (Ok(log), Ok(device)) => (log.dev(), log.ino()) == (device.dev(), device.ino()),
+        // With `--create` neither may be there yet.
+        _ => std::path::absolute(log).ok() == std::path::absolute(device).ok(),
+    };
+    if same_file {
+        let name = log.display();
+        return Err(Failure::usage(format!("mount option `log={name}` names the store itself: name another file")));
+    }
+    Ok(())
 }
 
 /// `--create`: a file that is there already is mounted as it is.

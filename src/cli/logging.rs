@@ -4,6 +4,7 @@
 //! written, because its file system is full or its reader stands still, never holds up who has something to say. Lines
 //! that find no room in the queue are dropped and counted.
 
+use std::fmt::Display;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use env_logger::{Builder, Env, Target};
 use log::Level;
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use super::failure::{Context, Failure};
 
@@ -154,12 +156,19 @@ fn open(path: &Path) -> Result<File, Failure> {
         // Where this fails, opening the file says why.
         let _ = std::fs::create_dir_all(directory);
     }
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o640)
-        .open(path)
-        .context(format_args!("can't open the log file {} (`-o log=FILE` names another)", path.display()))
+    // A pipe that nobody reads would be waited for, by a process that no signal ends.
+    let opened = OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(libc::O_NONBLOCK).open(path);
+    let failed = |why: &dyn Display| {
+        Failure::new(format!("can't open the log file {} (`-o log=FILE` names another): {why}", path.display()))
+    };
+    let file = opened.map_err(|error| match error.raw_os_error() {
+        Some(libc::ENXIO) => failed(&"nobody reads this pipe"),
+        _ => failed(&error),
+    })?;
+    // It is the thread's to wait, once there is a reader.
+    let flags = fcntl_getfl(&file).map_err(|error| failed(&error))?;
+    fcntl_setfl(&file, flags - OFlags::NONBLOCK).map_err(|error| failed(&error))?;
+    Ok(file)
 }
 
 /// `/var/log/llamafs.log` for root, else in the user's own state directory.
@@ -260,6 +269,22 @@ mod tests {
         let text = text();
         assert!(text.starts_with("0\n") && text.contains("1022\n1023\n") && text.ends_with("last\n"), "{text}");
         assert!(text.contains(" lines of the log were dropped"), "{text}");
+    }
+
+    #[test]
+    fn a_pipe_is_a_log_when_somebody_reads_it_and_is_not_waited_for_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pipe");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let text = open(&path).unwrap_err().text();
+        assert!(text.contains("nobody reads this pipe") && text.contains("-o log="), "{text}");
+        let mut reader = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
+        let mut log = open(&path).unwrap();
+        assert!(!fcntl_getfl(&log).unwrap().contains(OFlags::NONBLOCK), "lines would be lost");
+        log.write_all(b"one\n").unwrap();
+        let mut line = [0; 4];
+        io::Read::read_exact(&mut reader, &mut line).unwrap();
+        assert_eq!(&line, b"one\n");
     }
 
     #[test]
