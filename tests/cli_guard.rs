@@ -268,3 +268,21 @@ fn a_log_that_nobody_reads_or_that_is_the_store_is_refused() {
     refused(&["mount", "--create", "64M", "-o", &format!("log={new}"), &new, &point]);
     assert!(!place.path("new").exists());
 }
+
+#[test]
+fn the_helper_of_mkfs_takes_every_option_of_format_with_its_value() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("mount-scripts/mkfs.llamafs");
+    let help = done(&["format", "--help"]);
+    let options: Vec<&str> = help
+        .lines()
+        .filter_map(|line| line.trim().split_once(" <").map(|(option, _)| option))
+        .filter(|option| option.starts_with("--"))
+        .collect();
+    assert!(options.len() >= 10, "{help}");
+    for option in options {
+        let mut helper = Command::new("sh");
+        let output = helper.arg(&script).args(["-n", "-v", option, "VALUE", "DEVICE", "1G"]).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(said.trim(), format!("mkfs.llamafs: llamafs format {option} VALUE --size 1G -- DEVICE"));
+    }
+}
