@@ -286,3 +286,23 @@ fn the_helper_of_mkfs_takes_every_option_of_format_with_its_value() {
         assert_eq!(said.trim(), format!("mkfs.llamafs: llamafs format {option} VALUE --size 1G -- DEVICE"));
     }
 }
+
+#[test]
+fn a_salvage_that_finds_nothing_leaves_nothing() {
+    let place = Place::new();
+    File::create(place.path("store")).unwrap().set_len(64 << 20).unwrap();
+    let entries = |name: &str| fs::read_dir(place.path(name)).unwrap().count();
+    for _ in 0..2 {
+        refused(&["salvage", &place.at("store"), &place.at("out")]);
+        assert!(!place.path("out").exists());
+    }
+    fs::create_dir(place.path("there")).unwrap();
+    for _ in 0..2 {
+        let line = refused(&["salvage", &place.at("store"), &place.at("there")]);
+        assert!(!line.contains("not empty") && entries("there") == 0, "{line}");
+    }
+    // Somebody else's directory is not touched.
+    fs::create_dir_all(place.path("full/logs")).unwrap();
+    refused(&["salvage", &place.at("store"), &place.at("full")]);
+    assert_eq!(entries("full"), 1);
+}

@@ -54,7 +54,10 @@ pub fn run(args: &Args) -> Outcome {
         bar.set_position(done);
     });
     bar.finish_and_clear();
-    let report = report.map_err(|error| Failure::new(error.to_string()))?;
+    let report = report.map_err(|error| {
+        files.take_back();
+        Failure::new(error.to_string())
+    })?;
     files.finish().context(args.directory.display())?;
     print(|out| {
         if args.json {
@@ -103,6 +106,8 @@ struct Line<'a> {
 /// name is never more than one step down.
 struct Files {
     root: PathBuf,
+    /// It was not there before.
+    made: bool,
     gaps: BufWriter<File>,
     first_gap: bool,
     /// Most recently used last.
@@ -114,7 +119,8 @@ struct Files {
 
 impl Files {
     fn make(root: &Path) -> Result<Files, Failure> {
-        if let Err(error) = DirBuilder::new().mode(DIRECTORY_MODE).create(root) {
+        let made = DirBuilder::new().mode(DIRECTORY_MODE).create(root);
+        if let Err(error) = &made {
             let is_empty = std::fs::read_dir(root).map(|mut entries| entries.next().is_none());
             match is_empty {
                 Ok(true) => {}
@@ -132,7 +138,22 @@ impl Files {
         let mut gaps = BufWriter::new(new_file(&path).context(path.display())?);
         gaps.write_all(b"[").context(path.display())?;
         let (open, paths) = (Vec::new(), std::collections::BTreeMap::new());
-        Ok(Files { root: root.to_owned(), gaps, first_gap: true, open, paths, refused: 0 })
+        Ok(Files { root: root.to_owned(), made: made.is_ok(), gaps, first_gap: true, open, paths, refused: 0 })
+    }
+
+    /// Nothing was salvaged: what was made for it goes, so that the next try finds an empty directory too. What somebody
+    /// else has put there stays.
+    fn take_back(&mut self) {
+        if !self.paths.is_empty() {
+            return;
+        }
+        let _ = std::fs::remove_file(self.root.join(GAPS));
+        for name in [LOGS, UNNAMED] {
+            let _ = std::fs::remove_dir(self.root.join(name));
+        }
+        if self.made {
+            let _ = std::fs::remove_dir(&self.root);
+        }
     }
 
     fn finish(&mut self) -> io::Result<()> {
