@@ -1,6 +1,5 @@
 //! `llamafs trim`: lets go of the old end of a log in a mounted store.
 
-use std::io::ErrorKind;
 use std::num::IntErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
@@ -62,9 +61,6 @@ fn within(mountpoint: &Path, log: &Path) -> Result<PathBuf, Failure> {
     }
     let device = |path: &Path| match std::fs::metadata(path) {
         Ok(metadata) => Ok(metadata.dev()),
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            Err(Failure::new(format!("{} does not exist: check its name", path.display())))
-        }
         Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => Err(status::gone(mountpoint)),
         Err(error) => Err(Failure::new(format!("{}: {error}", path.display()))),
     };
