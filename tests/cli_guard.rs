@@ -306,3 +306,34 @@ fn a_salvage_that_finds_nothing_leaves_nothing() {
     refused(&["salvage", &place.at("store"), &place.at("full")]);
     assert_eq!(entries("full"), 1);
 }
+
+#[test]
+fn a_grow_that_is_too_large_tells_how_far_it_can() {
+    let place = Place::new();
+    let store = place.at("store");
+    done(&["format", "--sparse", "--size", "64M", "--max-logs", "1", &store]);
+    let set_len = |bytes: u64| File::options().write(true).open(&store).unwrap().set_len(bytes).unwrap();
+    set_len(8 << 40);
+    let line = refused(&["grow", &store]);
+    let figure = |text: &str, before: &str| -> u64 {
+        let rest = text.split_once(before).unwrap_or_else(|| panic!("no `{before}` in {text}")).1;
+        rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
+    };
+    let most = figure(&line, "it can grow to at most ");
+    let bytes = figure(&line, "give the device ");
+    // Mounted, the log says the same.
+    let mounted = place.mount();
+    let said = refused(&["grow", &place.at("mnt")]);
+    assert!(said.contains("the daemon's log") && said.contains("llamafs grow"), "{said}");
+    let log = fs::read_to_string(place.path("daemon.log")).unwrap();
+    assert_eq!(figure(&log, "it can grow to at most "), most);
+    drop(mounted);
+    // One segment more is too much, and so far it goes.
+    set_len(bytes + (4 << 20));
+    assert!(refused(&["grow", &store]).contains(&format!("at most {most}:")));
+    set_len(bytes);
+    assert!(done(&["grow", &store]).contains(&format!("to {most} segments")));
+    set_len(8 << 40);
+    assert!(refused(&["grow", &store]).contains("as many as it can have"));
+    done(&["check", &store]);
+}

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use super::failure::{Context, Failure};
 use super::status;
-use crate::fs::policy::PREFIX;
+use crate::fs::policy::{GROW, PREFIX};
 
 /// Digits of the largest number, and some.
 const LONGEST: usize = 32;
@@ -40,7 +40,11 @@ pub fn ask(mountpoint: &Path, path: &Path, name: &str, value: &str) -> Result<()
             }
             Errno::OPNOTSUPP => format!("{path} is not in a mounted llamafs store"),
             Errno::BUSY => format!("{path}: the daemon is busy with another trim or grow: try again"),
-            Errno::NOSPC => format!("{path}: the store's checkpoint areas were made for a smaller one, or it is full"),
+            Errno::NOSPC if name == GROW => format!(
+                "{path}: the store can't grow so far, for its checkpoint areas were made for a smaller one: how far it can \
+                 stands in the daemon's log, and `llamafs grow` says it of the device when it is unmounted"
+            ),
+            Errno::NOSPC => format!("{path}: the store is full: let it grow, or remove logs"),
             Errno::NOENT => format!("{path} does not exist: check its name"),
             other => format!("{path}: {}", std::io::Error::from(other)),
         })

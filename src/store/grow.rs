@@ -38,14 +38,43 @@ fn grown(superblock: &Superblock, capacity: u64, catalog_bytes: u64) -> Result<O
     }
     let larger = Superblock { segment_count, device_bytes: capacity, ..superblock.clone() };
     if catalog_limit(&larger) < catalog_bytes.max(1) {
+        let most = most_segments(superblock, segment_count, catalog_bytes);
+        let advice = if most > superblock.segment_count {
+            let bytes = superblock.data_start + most * size;
+            format!(
+                "it can grow to at most {most}: give the device {bytes} bytes, or make a new store and copy the logs"
+            )
+        } else {
+            format!("it has as many as it can have ({most}): make a new store and copy the logs")
+        };
         return Err(format!(
-            "the store can't grow to {segment_count} segments: its checkpoint areas of {} bytes were made for a smaller \
-             one; make a new store and copy the logs",
+            "the store can't grow to {segment_count} segments, for its checkpoint areas of {} bytes were made for a smaller \
+             one; {advice}",
             superblock.checkpoint_bytes
         ));
     }
     larger.check_geometry().map_err(|error| error.to_string())?;
     Ok(Some(larger))
+}
+
+/// The most segments that a store can have whose checkpoint areas have no room for `too_many`; none fewer than it has.
+fn most_segments(superblock: &Superblock, too_many: u64, catalog_bytes: u64) -> u64 {
+    let fits = |segment_count: u64| {
+        let device_bytes = superblock.data_start + segment_count * u64::from(superblock.segment_size);
+        let larger = Superblock { segment_count, device_bytes, ..superblock.clone() };
+        catalog_limit(&larger) >= catalog_bytes.max(1)
+    };
+    // The room falls as segments become more.
+    let (mut most, mut too_many) = (superblock.segment_count, too_many);
+    while too_many - most > 1 {
+        let middle = most + (too_many - most) / 2;
+        if fits(middle) {
+            most = middle;
+        } else {
+            too_many = middle;
+        }
+    }
+    most
 }
 
 /// Whatever lies in the headers of the new segments is none of ours.
