@@ -143,16 +143,7 @@ pub fn format(
     let io = QuikIO::new(device, &[]).map_err(|error| OpenError::Setting(error.to_string()))?;
     let mut superblock = plan(&io, options)?;
     let failed = |error| OpenError::Device { device: io.describe(), error };
-    wipe(&io, 0, superblock.data_start, &mut |_, _| {}).map_err(failed)?;
-    let shape = Shape::of(&superblock);
-    if options.zero {
-        wipe(&io, superblock.data_start, shape.capacity(), progress).map_err(failed)?;
-    } else {
-        // Old headers must not be taken for ours: another uuid sees to that, zeros make it plain.
-        for physical in 0..shape.segments {
-            wipe(&io, shape.device_offset(physical), shape.block, &mut |_, _| {}).map_err(failed)?;
-        }
-    }
+    wipe(&io, &superblock, options.zero, progress).map_err(failed)?;
     let end = first_segment(&io, &superblock, options).map_err(failed)?;
     superblock.stable_lsn = end;
     superblock.end_lsn = end;
@@ -244,16 +235,32 @@ fn plan(io: &QuikIO, options: &FormatOptions) -> Result<Superblock, OpenError> {
     Ok(superblock)
 }
 
-fn wipe(io: &QuikIO, from: u64, len: u64, progress: &mut dyn FnMut(u64, u64)) -> Result<(), IoError> {
-    let zeros = SharedBuffer::from(io.buffer(ZEROS).map_err(|_| out_of_memory("write", from, ZEROS))?);
-    let mut done = 0;
-    while done < len {
-        let now = (len - done).min(ZEROS as u64);
-        io.write_all_now(zeros.clone(), 0..now as usize, from + done, false)?;
-        done += now;
-        progress(done, len);
-    }
-    Ok(())
+/// Zeros over everything, or, sparse, over what has to be: whatever is before the segments, and their headers. Another
+/// uuid sees to it that old headers are not taken for ours; zeros make it plain.
+fn wipe(
+    io: &QuikIO,
+    superblock: &Superblock,
+    everything: bool,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(), IoError> {
+    let shape = Shape::of(superblock);
+    let zeros = SharedBuffer::from(io.buffer(ZEROS).map_err(|_| out_of_memory("write", 0, ZEROS))?);
+    let each = if everything { u64::from(superblock.segment_size) } else { shape.block };
+    let total = superblock.data_start + u64::from(shape.segments) * each;
+    let mut written = 0;
+    let mut write = |from: u64, len: u64| {
+        let mut done = 0;
+        while done < len {
+            let now = (len - done).min(ZEROS as u64);
+            io.write_all_now(zeros.clone(), 0..now as usize, from + done, false)?;
+            done += now;
+            progress(written + done, total);
+        }
+        written += len;
+        Ok(())
+    };
+    write(0, superblock.data_start)?;
+    (0..shape.segments).try_for_each(|physical| write(shape.device_offset(physical), each))
 }
 
 /// The root directory and `/log`.
