@@ -337,3 +337,22 @@ fn a_grow_that_is_too_large_tells_how_far_it_can() {
     assert!(refused(&["grow", &store]).contains("as many as it can have"));
     done(&["check", &store]);
 }
+
+#[test]
+fn a_sparse_format_of_a_large_file_writes_no_more_than_it_has_to() {
+    let place = Place::new();
+    let store = place.at("store");
+    done(&["format", "--sparse", "--size", "2G", "--max-logs", "1", "--segment-size", "2M", &store]);
+    let used = || std::os::unix::fs::MetadataExt::blocks(&fs::metadata(&store).unwrap()) * 512;
+    assert!(used() < 4 << 20, "{} bytes", used());
+    // What lies where a segment begins goes all the same.
+    let file = File::options().read(true).write(true).open(&store).unwrap();
+    let at = (2 << 30) - (2 << 20);
+    file.write_all_at(&[7; 4 << 20], at - (2 << 20)).unwrap();
+    file.set_len(2 << 30).unwrap();
+    done(&["format", "--sparse", "--force", "--max-logs", "1", "--segment-size", "2M", &store]);
+    let mut there = vec![0; 4 << 20];
+    file.read_exact_at(&mut there, at - (2 << 20)).unwrap();
+    let zeros = there.chunks(4096).filter(|block| block.iter().all(|byte| *byte == 0)).count();
+    assert!((1..=2).contains(&zeros), "a segment begins with a block of zeros, and the rest is left: {zeros}");
+}
