@@ -356,3 +356,30 @@ fn a_sparse_format_of_a_large_file_writes_no_more_than_it_has_to() {
     let zeros = there.chunks(4096).filter(|block| block.iter().all(|byte| *byte == 0)).count();
     assert!((1..=2).contains(&zeros), "a segment begins with a block of zeros, and the rest is left: {zeros}");
 }
+
+#[test]
+fn a_path_in_a_mounted_store_is_called_one() {
+    let place = Place::formatted();
+    let _mounted = place.mount();
+    fs::create_dir(place.path("mnt/sub")).unwrap();
+    fs::create_dir(place.path("mnt2")).unwrap();
+    let (log, out, point) = (place.at("mnt/log"), place.at("out"), place.at("mnt2"));
+    let commands: [&[&str]; 9] = [
+        &["status", &log],
+        &["status", &place.at("mnt/sub")],
+        &["check", &log],
+        &["dump", &log],
+        &["cat", &log, "/log"],
+        &["salvage", &log, &out],
+        &["grow", &log],
+        &["format", "--force", &log],
+        &["mount", "-o", &format!("log={}", place.at("daemon.log")), &log, &point],
+    ];
+    for command in commands {
+        let line = refused(command);
+        assert!(line.contains(&format!("mounted on {}: name the mountpoint", place.at("mnt"))), "{command:?}: {line}");
+        assert!(line.contains(&place.at("store")), "{command:?}: {line}");
+    }
+    assert_eq!(fs::read(&log).unwrap(), b"");
+    done(&["status", &place.at("mnt")]);
+}

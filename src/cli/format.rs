@@ -203,6 +203,7 @@ fn prepare(path: &Path, bytes: Option<u64>, force: bool) -> Result<Was, Failure>
     if !kind.is_file() && !kind.is_block_device() {
         return Err(Failure::new(format!("{name} is neither a block device nor a file: name one of them")));
     }
+    device::refuse_within_a_store(path)?;
     if !force {
         refuse_used(path, kind.is_file())?;
     }

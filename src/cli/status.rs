@@ -39,6 +39,7 @@ pub fn run(args: &Args) -> Outcome {
             _ => Failure::new(format!("{}: {error}", path.display())),
         })?
         .file_type();
+    device::refuse_within_a_store(path)?;
     if kind.is_dir() {
         return mounted(path, args.json);
     }
