@@ -18,8 +18,8 @@ const MOUNTED: &[u8] = b"mounted\n";
 /// Mounts a store; returns when it is mounted.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Options: rw, ro, sync, parallel, flush_ms=N, tail=rewrite|pad, errors=remount-ro|shutdown, allow_other,
-    /// ring_size=N, buffer_size=SIZE, log=FILE; and limits: max_logs=N, max_dirs=N, name_max=N, max_handles=N,
+    /// Options: rw, ro, sync, dirsync, async, parallel, noparallel, uring, nouring, exec, noexec, flush_ms=N,
+    /// tail=rewrite|pad, errors=remount-ro|shutdown, allow_other, ring_size=N, buffer_size=SIZE, log=FILE; and limits: max_logs=N, max_dirs=N, name_max=N, max_handles=N,
     /// user_handles=N, control_files=N, read_memory=SIZE, append_memory=SIZE
     #[arg(short = 'o', value_name = "OPTS")]
     options: Vec<String>,

@@ -20,7 +20,7 @@ const BUFFER_SIZE: RangeInclusive<u64> = 64 << 10..=256 << 20;
 /// General options that say something to mount(8), to init or to the kernel's defaults, and nothing to us.
 const IGNORED: &[&str] = &[
     "defaults",
-    // A store holds no device nodes and no programs of other users: these are always as strict as can be.
+    // A mount is always `nodev,nosuid`: what fstab says of it is taken and changes nothing.
     "dev",
     "nodev",
     "suid",
@@ -37,7 +37,6 @@ const IGNORED: &[&str] = &[
     "nogroup",
     "nofail",
     "_netdev",
-    "async",
     "atime",
     "noatime",
     "relatime",
@@ -54,9 +53,9 @@ const IGNORED: &[&str] = &[
 ];
 /// General options with a value that say nothing to us.
 const IGNORED_WITH_VALUE: &[&str] = &["comment=", "x-", "X-", "uhelper=", "helper=", "fsname=", "subtype="];
-/// What the message on an unknown option lists.
-const KNOWN: &str = "rw, ro, sync, parallel, uring, nouring, flush_ms=N, tail=rewrite|pad, errors=remount-ro|shutdown, \
-                     allow_other, ring_size=N, buffer_size=SIZE, log=FILE, max_logs=N, max_dirs=N, name_max=N, \
+/// What the message on an unknown option lists, and `mount --help` too.
+const KNOWN: &str = "rw, ro, sync, dirsync, async, parallel, noparallel, uring, nouring, exec, noexec, flush_ms=N, \
+                     tail=rewrite|pad, errors=remount-ro|shutdown, allow_other, ring_size=N, buffer_size=SIZE, log=FILE, max_logs=N, max_dirs=N, name_max=N, \
                      max_handles=N, user_handles=N, control_files=N, read_memory=SIZE, append_memory=SIZE";
 
 /// What a mount was asked to be.
@@ -109,6 +108,7 @@ impl MountOptions {
             ("rw", None) => self.store.read_only = false,
             ("ro", None) => self.store.read_only = true,
             ("sync" | "dirsync", None) => self.sync = true,
+            ("async", None) => self.sync = false,
             ("parallel", None) => self.parallel = true,
             ("noparallel", None) => self.parallel = false,
             ("uring", None) => self.uring = Some(true),
@@ -208,6 +208,28 @@ mod tests {
     fn the_last_of_two_that_contradict_wins() {
         let groups = ["ro,sync".to_owned(), "rw".to_owned()];
         assert!(!MountOptions::parse(&groups, false).unwrap().store.read_only);
+        assert!(!parse("sync,async").unwrap().sync && parse("async,dirsync").unwrap().sync);
+    }
+
+    #[test]
+    fn the_help_lists_every_option_that_the_message_on_unknown_ones_does() {
+        use clap::CommandFactory;
+        #[derive(clap::Parser)]
+        struct Mount {
+            #[command(flatten)]
+            _args: crate::cli::mount::Args,
+        }
+        let help = Mount::command().term_width(10_000).render_long_help().to_string();
+        let table = include_str!("../../docs/operations.md");
+        for option in KNOWN.split(", ").map(str::trim) {
+            let name = option.split('=').next().unwrap();
+            let word = |text: &str| text.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == name);
+            assert!(word(&help), "`{name}` is missing in {help}");
+            assert!(
+                table.lines().any(|line| line.starts_with("| `") && word(line)),
+                "`{name}` is missing in the table"
+            );
+        }
     }
 
     #[test]
