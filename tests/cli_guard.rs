@@ -383,3 +383,32 @@ fn a_path_in_a_mounted_store_is_called_one() {
     assert_eq!(fs::read(&log).unwrap(), b"");
     done(&["status", &place.at("mnt")]);
 }
+
+#[test]
+fn a_size_that_cannot_be_is_told_with_the_least_that_can() {
+    let place = Place::new();
+    let store = place.at("store");
+    let figure = |text: &str, before: &str| -> u64 {
+        let rest = text.split_once(before).unwrap_or_else(|| panic!("no `{before}` in {text}")).1;
+        rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
+    };
+    for size in ["0", "1", "5000", "1M"] {
+        let line = refused(&["format", "--size", size, &store]);
+        assert!(line.contains("a size of") && !line.contains("truncate"), "{line}");
+        assert!(!place.path("store").exists());
+        let least = figure(&line, "at least ").to_string();
+        done(&["format", "--sparse", "--size", &least, &store]);
+        fs::remove_file(&store).unwrap();
+    }
+    for size in ["0", "4K", "1000K", "1000001"] {
+        let line = refused(&["format", "--size", "64M", "--segment-size", size, &store]);
+        let least = figure(&line, "at least ");
+        assert_eq!(least % 4096, 0, "{line}");
+        done(&["format", "--sparse", "--size", "64M", "--segment-size", &least.to_string(), &store]);
+        fs::remove_file(&store).unwrap();
+    }
+    let label = "l".repeat(64);
+    done(&["format", "--sparse", "--size", "64M", "--label", &label, &store]);
+    assert!(done(&["status", &store]).contains(&label));
+    assert!(refused(&["format", "--force", "--label", &format!("{label}l"), &store]).contains("up to 64 bytes"));
+}

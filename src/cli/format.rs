@@ -9,8 +9,9 @@ use std::process::ExitCode;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nix::unistd::{Group, User, getegid, geteuid};
 
+use crate::format::{LABEL_MAX, MAX_SEGMENT};
 use crate::io::{Access, OpenError, open};
-use crate::store::{FormatOptions, FormatReport, LogStructuredStore};
+use crate::store::{self, FormatOptions, FormatReport, LogStructuredStore};
 
 use super::failure::{Context, Failure, Outcome, print};
 use super::signature::{self, Found};
@@ -23,7 +24,7 @@ pub struct Args {
     /// Size of the file: makes it, or makes it larger (for example 256M or 1G)
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     size: Option<u64>,
-    /// A name for the store, up to 63 bytes
+    /// A name for the store, up to 64 bytes
     #[arg(long, default_value = "", hide_default_value = true)]
     label: String,
     /// Size of a segment, the unit in which space is given out [default: up to 64M, smaller on small devices]
@@ -117,12 +118,27 @@ pub fn make(args: &Args) -> Result<FormatReport, Failure> {
         drop_oldest: args.on_full == OnFull::DropOldest,
         now_ns: None,
     };
+    if let Some(bytes) = args.size {
+        check_size(&args.device, bytes, &options)?;
+    }
     let was = prepare(&args.device, args.size, args.force)?;
     let result = write(&args.device, &options);
     if result.is_err() {
         was.restore(&args.device);
     }
     result
+}
+
+/// A size that can't be is told in the words of who gave it, before there is a file.
+fn check_size(device: &Path, bytes: u64, options: &FormatOptions) -> Result<(), Failure> {
+    let name = device.display();
+    store::check_size(&name.to_string(), bytes, options).map_err(|error| match error {
+        store::OpenError::TooSmall { need, .. } => Failure::new(format!(
+            "{name}: a size of {bytes} bytes is too small: a store needs at least {need} bytes ({})",
+            size::show(need)
+        )),
+        other => Failure::new(other.to_string()),
+    })
 }
 
 /// What the device was before it was prepared.
@@ -288,8 +304,10 @@ fn bar() -> ProgressBar {
 }
 
 fn label(text: &str) -> Result<String, Failure> {
-    if text.len() > 63 || text.contains(char::is_control) {
-        return Err(Failure::usage("the label is too long or holds control characters: use up to 63 bytes of text"));
+    if text.len() > LABEL_MAX || text.contains(char::is_control) {
+        return Err(Failure::usage(format!(
+            "the label is too long or holds control characters: use up to {LABEL_MAX} bytes of text"
+        )));
     }
     Ok(text.to_owned())
 }
@@ -297,7 +315,7 @@ fn label(text: &str) -> Result<String, Failure> {
 fn segment_size(bytes: u64) -> Result<u32, Failure> {
     u32::try_from(bytes)
         .ok()
-        .filter(|bytes| *bytes <= 1 << 31 && *bytes > 0)
+        .filter(|bytes| *bytes <= MAX_SEGMENT)
         .ok_or_else(|| Failure::usage(format!("a segment of {} is out of range: use at most 2G", size::show(bytes))))
 }
 

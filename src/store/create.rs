@@ -54,7 +54,7 @@ const FIRST_LOG: u32 = 1;
 /// Settings of a new store.
 #[derive(Debug, Clone)]
 pub struct FormatOptions {
-    /// At most 64 bytes of text.
+    /// At most [`crate::format::LABEL_MAX`] bytes of text.
     pub label: String,
     /// Bytes of a segment; `None` chooses by the device's size.
     pub segment_size: Option<u32>,
@@ -141,7 +141,8 @@ pub fn format(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<FormatReport, OpenError> {
     let io = QuikIO::new(device, &[]).map_err(|error| OpenError::Setting(error.to_string()))?;
-    let mut superblock = plan(&io, options)?;
+    let geometry = io.geometry();
+    let mut superblock = plan(&io.describe(), geometry.capacity, geometry.block, options)?;
     let failed = |error| OpenError::Device { device: io.describe(), error };
     wipe(&io, &superblock, options.zero, progress).map_err(failed)?;
     let end = first_segment(&io, &superblock, options).map_err(failed)?;
@@ -160,45 +161,50 @@ pub fn format(
     Ok(FormatReport { superblock })
 }
 
-/// Geometry for this device.
-fn plan(io: &QuikIO, options: &FormatOptions) -> Result<Superblock, OpenError> {
-    let geometry = io.geometry();
-    let block = MIN_BLOCK.max(geometry.block);
+/// Whether `format` could make a store of so many bytes, as far as that is known before there is a device.
+pub fn check_size(device: &str, capacity: u64, options: &FormatOptions) -> Result<(), OpenError> {
+    plan(device, capacity, MIN_BLOCK, options).map(drop)
+}
+
+/// Geometry for a device.
+fn plan(device: &str, capacity: u64, block: u32, options: &FormatOptions) -> Result<Superblock, OpenError> {
+    let block = MIN_BLOCK.max(block);
     let max_record = options.max_record.unwrap_or(MAX_RECORD);
     let segment_size = match options.segment_size {
         Some(size) => u64::from(size),
         None => {
-            let wanted = (geometry.capacity / WANTED_SEGMENTS).max(1);
+            let wanted = (capacity / WANTED_SEGMENTS).max(1);
             (1u64 << wanted.ilog2()).clamp(SMALL_SEGMENT, SEGMENT)
         }
     };
     let least = u64::from(block) + frame_len(max_record as usize) as u64 + 2 * u64::from(block);
+    let least = least.next_multiple_of(u64::from(block));
     if segment_size < least || segment_size % u64::from(block) != 0 {
         return Err(OpenError::Setting(format!(
             "segment size of {segment_size} bytes can't be: it must be a multiple of {block} and at least {least}"
         )));
     }
-    let guess = geometry.capacity / segment_size;
+    let guess = capacity / segment_size;
     let nodes = match options.max_logs {
         Some(logs) if !(1..=MAX_LOGS).contains(&logs) => {
             return Err(OpenError::Setting(format!("a store can't be made for {logs} logs: use 1 to {MAX_LOGS}")));
         }
         // The root is a directory too.
         Some(logs) => logs + 1,
-        None => (geometry.capacity / DEVICE_BYTES_PER_NODE).clamp(DEFAULT_NODES.0, DEFAULT_NODES.1),
+        None => (capacity / DEVICE_BYTES_PER_NODE).clamp(DEFAULT_NODES.0, DEFAULT_NODES.1),
     };
     let ranges = ranges_len(usize::try_from(nodes).unwrap_or(usize::MAX));
-    let more = index_len(INDEXES, INDEXES * max_points(geometry.capacity)) + mounts_len(MOUNTS) + ranges;
+    let more = index_len(INDEXES, INDEXES * max_points(capacity)) + mounts_len(MOUNTS) + ranges;
     let checkpoint_bytes = checkpoint_len(nodes * BYTES_PER_NODE, guess, more).next_multiple_of(u64::from(block));
     let areas_end = CHECKPOINT_START + 2 * checkpoint_bytes;
     // Whole megabytes for the eye, where segments are that large.
     let data_start = areas_end.next_multiple_of(if segment_size >= 1 << 20 { 1 << 20 } else { u64::from(block) });
-    let count = geometry.capacity.saturating_sub(data_start) / segment_size;
+    let count = capacity.saturating_sub(data_start) / segment_size;
     if count < MIN_SEGMENTS {
         return Err(OpenError::TooSmall {
-            device: io.describe(),
+            device: device.to_owned(),
             need: data_start + MIN_SEGMENTS * segment_size,
-            have: geometry.capacity,
+            have: capacity,
         });
     }
     let superblock = Superblock {
@@ -214,7 +220,7 @@ fn plan(io: &QuikIO, options: &FormatOptions) -> Result<Superblock, OpenError> {
         data_start,
         checkpoint_start: CHECKPOINT_START,
         checkpoint_bytes,
-        device_bytes: geometry.capacity,
+        device_bytes: capacity,
         epoch: 0,
         clean: false,
         worm: options.worm,

@@ -74,7 +74,7 @@ use std::sync::{Arc, Weak};
 
 use crate::sync::Mutex;
 
-pub use create::{FormatOptions, FormatReport};
+pub use create::{FormatOptions, FormatReport, check_size};
 pub use error::OpenError;
 pub use given::{Lends, ReadBytes};
 pub use grow::{GrowReport, grow};
