@@ -412,3 +412,27 @@ fn a_size_that_cannot_be_is_told_with_the_least_that_can() {
     assert!(done(&["status", &store]).contains(&label));
     assert!(refused(&["format", "--force", "--label", &format!("{label}l"), &store]).contains("up to 64 bytes"));
 }
+
+#[test]
+fn a_dump_of_a_log_that_there_is_not_says_so() {
+    let place = Place::formatted();
+    let mounted = place.mount();
+    fs::write(place.path("mnt/mine"), "kept\n").unwrap();
+    let live: serde_json::Value = serde_json::from_str(&done(&["status", "--json", &place.at("mnt")])).unwrap();
+    drop(mounted);
+    let store = place.at("store");
+    let json: serde_json::Value = serde_json::from_str(&done(&["status", "--json", &store])).unwrap();
+    let id = |of: &serde_json::Value, name: &str| {
+        let logs = of["logs"].as_array().unwrap();
+        logs.iter().find(|log| log["name"] == name).unwrap_or_else(|| panic!("no {name} in {of}"))["id"].to_string()
+    };
+    let mine = id(&json, "/mine");
+    assert_eq!(mine, id(&live, "mine"));
+    assert_eq!((&json["state"], &json["mounted"]), (&"clean".into(), &false.into()));
+    assert_eq!((&live["state"], &live["mounted"]), (&"rw".into(), &serde_json::Value::Null));
+    assert!(done(&["dump", "--log", &mine, &store]).contains("DATA"));
+    let output = llamafs(&["dump", "--log", "99", &store]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(1) && said.contains("no log has the id 99"), "{output:?}");
+    done(&["dump", &store]);
+}

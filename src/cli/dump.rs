@@ -9,7 +9,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use crate::store::FrameInfo;
 
 use super::device;
-use super::failure::{Failure, Outcome, print};
+use super::failure::{FAILED, Failure, Outcome, print, say};
 
 /// Shows every frame of an unmounted store, from the first segment to the end.
 #[derive(Debug, clap::Args)]
@@ -28,6 +28,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Outcome {
     let image = device::image(&args.device)?;
     let mut walked = Ok(());
+    let mut count = 0;
     print(|out| {
         let mut lines = Lines { out, json: args.json, count: 0 };
         lines.head()?;
@@ -39,9 +40,18 @@ pub fn run(args: &Args) -> Outcome {
             if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
         written?;
+        count = lines.count;
         lines.foot()
     })?;
     walked.map_err(|error| Failure::new(format!("{}: {error}", args.device.display())))?;
+    let unknown = args.log.filter(|id| count == 0 && image.logs().iter().all(|log| log.id != *id));
+    if let Some(id) = unknown {
+        say(&format!(
+            "{}: no log has the id {id}, nor has a frame: `llamafs status --json {0}` tells the ids",
+            args.device.display()
+        ));
+        return Ok(ExitCode::from(FAILED));
+    }
     Ok(ExitCode::SUCCESS)
 }
 

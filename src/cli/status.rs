@@ -94,6 +94,7 @@ struct Json<'a> {
 
 #[derive(serde::Serialize)]
 struct LogJson {
+    id: u32,
     name: String,
     size: u64,
     head: u64,
@@ -103,7 +104,7 @@ struct LogJson {
 impl LogJson {
     fn of(log: &LogInfo) -> Self {
         let name = format!("/{}", String::from_utf8_lossy(&log.name));
-        Self { name, size: log.size, head: log.head, device_bytes: log.device_bytes }
+        Self { id: log.id, name, size: log.size, head: log.head, device_bytes: log.device_bytes }
     }
 }
 
