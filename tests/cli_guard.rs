@@ -321,13 +321,14 @@ fn a_grow_that_is_too_large_tells_how_far_it_can() {
     };
     let most = figure(&line, "it can grow to at most ");
     let bytes = figure(&line, "give the device ");
-    // Mounted, the log says the same.
+    // Mounted, the daemon's log says the same.
     let mounted = place.mount();
     let said = refused(&["grow", &place.at("mnt")]);
     assert!(said.contains("the daemon's log") && said.contains("llamafs grow"), "{said}");
+    // Its last lines are written when the daemon is gone.
+    drop(mounted);
     let log = fs::read_to_string(place.path("daemon.log")).unwrap();
     assert_eq!(figure(&log, "it can grow to at most "), most);
-    drop(mounted);
     // One segment more is too much, and so far it goes.
     set_len(bytes + (4 << 20));
     assert!(refused(&["grow", &store]).contains(&format!("at most {most}:")));
