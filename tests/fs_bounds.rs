@@ -49,14 +49,14 @@ fn a_read_of_any_length_at_any_place_is_bounded_and_answered() {
     let device = fs.lookup(control, b"device").unwrap().ino;
     for ino in [log, device] {
         for (offset, len) in [(0, usize::MAX), (u64::MAX, usize::MAX), (5, 0), (u64::MAX, 0), (u64::MAX - 1, 4096)] {
-            let read = Read { ino, fh: 2, offset, len, lends: Lends::Slices };
+            let read = Read { ino, fh: 2, offset, len, for_pages: false, lends: Lends::Slices };
             let bytes = answer(|reply| fs.read(read, reply)).unwrap();
             assert!(bytes.len() <= most, "{offset} {len}");
             assert_eq!(bytes.len() == most, offset == 0, "{offset} {len}");
         }
     }
     for ino in [0, ROOT, control, u64::MAX, 1 << 63] {
-        let read = Read { ino, fh: u64::MAX, offset: 0, len: usize::MAX, lends: Lends::Whole };
+        let read = Read { ino, fh: u64::MAX, offset: 0, len: usize::MAX, for_pages: false, lends: Lends::Whole };
         assert!(answer(|reply| fs.read(read, reply)).is_err());
     }
     assert!(fs.lseek(log, i64::MIN, libc::SEEK_DATA).is_err() && fs.lseek(log, i64::MAX, libc::SEEK_HOLE).is_err());
@@ -143,6 +143,6 @@ fn names_logs_and_directories_have_limits_and_what_is_there_stays() {
 fn reads_are_bounded_by_what_the_mount_says() {
     let fs = limited(Limits { read_memory: 1 << 20, ..Limits::default() }, |_| {});
     let log = fs.lookup(ROOT, b"log").unwrap().ino;
-    let read = Read { ino: log, fh: 2, offset: 0, len: usize::MAX, lends: Lends::Slices };
+    let read = Read { ino: log, fh: 2, offset: 0, len: usize::MAX, for_pages: false, lends: Lends::Slices };
     assert_eq!(answer(|reply| fs.read(read, reply)).unwrap().len(), 1 << 20);
 }

@@ -173,7 +173,8 @@ impl World {
     fn read_open(&self, ino: u64, fh: u64) -> Vec<u8> {
         let mut data = Vec::new();
         loop {
-            let read = Read { ino, fh, offset: data.len() as u64, len: 1 << 20, lends: Lends::Slices };
+            let read =
+                Read { ino, fh, offset: data.len() as u64, len: 1 << 20, for_pages: false, lends: Lends::Slices };
             let piece = self.ask(|fs, reply| fs.read(read, reply)).unwrap();
             if piece.is_empty() {
                 return data;

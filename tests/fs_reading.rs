@@ -7,12 +7,17 @@ mod common;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use common::*;
+use llamafs::fs::types::{self, Errno};
+use llamafs::fs::{FsSettings, Lent, LlamaFs, PageCache};
+use llamafs::io::{Device, SimDevice};
+use llamafs::store::{FormatOptions, Lends, LogStructuredStore, StoreOptions};
 
 const MIB: u64 = 1 << 20;
 
@@ -73,6 +78,103 @@ fn readers_at_the_end_never_see_zeros() {
         }
     });
     assert!(mount.read().iter().all(|byte| *byte == b'y'));
+}
+
+/// A file system over memory, whose kernel counts the pages that it is told to drop.
+fn counted(parallel: bool) -> (LlamaFs, Arc<AtomicUsize>) {
+    struct Dropped(Arc<AtomicUsize>);
+    impl PageCache for Dropped {
+        fn invalidate(&self, _ino: u64, _offset: u64, _len: u64, then: Box<dyn FnOnce() + Send>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            then();
+        }
+    }
+    let device = Arc::new(SimDevice::new(64 << 20, 1));
+    LogStructuredStore::format(device.clone() as Arc<dyn Device>, &FormatOptions::default(), &mut |_, _| {}).unwrap();
+    let store = LogStructuredStore::open(device, StoreOptions::default()).unwrap();
+    store.start();
+    let dropped = Arc::new(AtomicUsize::new(0));
+    let settings = FsSettings { parallel, ..FsSettings::default() };
+    (LlamaFs::new(store, settings, Box::new(Dropped(dropped.clone()))), dropped)
+}
+
+#[test]
+fn what_fills_a_page_at_the_end_has_it_dropped_by_the_next_append_and_no_other_read_costs_one() {
+    for parallel in [false, true] {
+        let (fs, dropped) = counted(parallel);
+        let ino = fs.lookup(1, b"log").unwrap().ino;
+        for (n, (for_pages, after)) in [(false, 0), (true, 1), (false, 1), (true, 2)].into_iter().enumerate() {
+            let (sender, answers) = mpsc::channel();
+            let offset = 10 * n as u64;
+            let append = types::Write { ino, offset, data: b"0123456789", flags: libc::O_APPEND, kill_set_id: false };
+            let told = sender.clone();
+            fs.write(append, move |result: Result<u32, Errno>| told.send(result.map(|n| n as usize)).unwrap());
+            assert_eq!(answers.recv_timeout(Duration::from_secs(30)).unwrap(), Ok(10));
+            let read = types::Read { ino, fh: 2, offset: 0, len: 4096, for_pages, lends: Lends::Whole };
+            fs.read(read, move |result: Result<Lent, Errno>| sender.send(result.map(|bytes| bytes.len())).unwrap());
+            assert_eq!(answers.recv_timeout(Duration::from_secs(30)).unwrap(), Ok(10 * (n + 1)));
+            let append = types::Write { ino, offset: 10 * (n as u64 + 1), data: b"", ..append };
+            fs.write(append, |_: Result<u32, Errno>| {});
+            // With `parallel` the page is of an inode that the append does not go to.
+            let expected = if parallel { 0 } else { after };
+            assert_eq!(dropped.load(Ordering::SeqCst), expected, "{n}");
+        }
+    }
+}
+
+/// How many bytes `a` a file begins with, by pieces as `read` gives them, until there is no more, another, or an error.
+fn letters(mut read: impl FnMut(u64, &mut [u8]) -> std::io::Result<usize>) -> (usize, Option<i32>) {
+    let (mut all, mut piece) = (0, vec![0; 65536]);
+    loop {
+        match read(all as u64, &mut piece) {
+            Ok(0) => return (all, None),
+            Ok(n) if piece[..n].iter().all(|byte| *byte == b'a') => all += n,
+            Ok(n) => return (all, Some(-(n as i32))),
+            Err(error) => return (all, error.raw_os_error()),
+        }
+    }
+}
+
+fn sendfile(from: &File, offset: u64, bytes: &mut [u8]) -> std::io::Result<usize> {
+    let (to, mut offset) = (tempfile::tempfile().unwrap(), offset as i64);
+    // SAFETY: plain call on open descriptors.
+    let n = unsafe { libc::sendfile(to.as_raw_fd(), from.as_raw_fd(), &mut offset, bytes.len()) };
+    let n = usize::try_from(n).map_err(|_| std::io::Error::last_os_error())?;
+    to.read_exact_at(&mut bytes[..n], 0).unwrap();
+    Ok(n)
+}
+
+fn preadv(file: &File, offset: u64, bytes: &mut [u8]) -> std::io::Result<usize> {
+    let iov = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    // SAFETY: one vector of bytes that outlive the call.
+    let n = unsafe { libc::preadv(file.as_raw_fd(), &iov, 1, offset as i64) };
+    usize::try_from(n).map_err(|_| std::io::Error::last_os_error())
+}
+
+/// The kernel takes what a page lacks for the end of the file: of a page that has damage in it nothing is answered. Who
+/// reads past the page cache is told from who fills a page, and gets every byte up to the damage.
+#[test]
+fn beside_damage_a_page_is_an_error_and_every_other_read_ends_there() {
+    const PART: usize = 5000;
+    let (image, mount) = mounted();
+    for byte in *b"abc" {
+        mount.append().write_all(&[byte; PART]).unwrap();
+    }
+    mount.umount();
+    let device = fs::OpenOptions::new().read(true).write(true).open(image.path()).unwrap();
+    let bytes = fs::read(image.path()).unwrap();
+    let hit = bytes.windows(PART).position(|part| part == [b'b'; PART]).unwrap() + PART / 2;
+    device.write_all_at(b"x", hit as u64).unwrap();
+    let mount = Mount::new(&image);
+    let open = |flags| fs::OpenOptions::new().read(true).custom_flags(flags).open(mount.log()).unwrap();
+    let (plain, direct) = (open(0), open(libc::O_DIRECT));
+    let (whole, page) = ((PART, Some(libc::EIO)), (4096, Some(libc::EIO)));
+    assert_eq!(letters(|_, bytes| (&plain).read(bytes)), whole);
+    for file in [&plain, &direct] {
+        assert_eq!(letters(|at, bytes| file.read_at(bytes, at)), whole, "pread");
+        assert_eq!(letters(|at, bytes| preadv(file, at, bytes)), whole, "preadv");
+    }
+    assert_eq!(letters(|at, bytes| sendfile(&plain, at, bytes)), page);
 }
 
 #[test]

@@ -397,7 +397,8 @@ fn nobody_who_serves_requests_waits_for_the_device() {
     let (sender, receiver) = mpsc::channel();
     let told = sender.clone();
     fs.when_known(file, move |known| told.send(known).unwrap());
-    let read = llamafs::fs::types::Read { ino: file, fh: 2, offset: 0, len: 100, lends: Lends::Whole };
+    let read =
+        llamafs::fs::types::Read { ino: file, fh: 2, offset: 0, len: 100, for_pages: false, lends: Lends::Whole };
     let (bytes, read_bytes) = mpsc::channel();
     fs.read(read, move |result: Result<Lent, Errno>| {
         bytes.send(result.map(|bytes| bytes.in_one().unwrap().to_vec())).unwrap()

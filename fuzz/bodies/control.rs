@@ -322,7 +322,12 @@ impl Mounted {
         self.made.extend([directory, file]);
         let fh = u64::from(input.u8() % 20);
         let read = self
-            .ask(|fs, reply| fs.read(Read { ino: file, fh, offset: 0, len: LARGEST_READ, lends: Lends::Slices }, reply))
+            .ask(|fs, reply| {
+                fs.read(
+                    Read { ino: file, fh, offset: 0, len: LARGEST_READ, for_pages: false, lends: Lends::Slices },
+                    reply,
+                )
+            })
             .map(whole);
         match read {
             Ok(bytes) if bytes.len() < LARGEST_READ => assert!(self.log.ends_with(&bytes), "{} bytes", bytes.len()),
@@ -361,7 +366,9 @@ impl Mounted {
     }
 
     fn read(&self, ino: u64, fh: u64, offset: u64, len: usize) {
-        let read = self.ask(|fs, reply| fs.read(Read { ino, fh, offset, len, lends: Lends::Slices }, reply)).map(whole);
+        let read = self
+            .ask(|fs, reply| fs.read(Read { ino, fh, offset, len, for_pages: false, lends: Lends::Slices }, reply))
+            .map(whole);
         if self.shut {
             assert_eq!(read, Err(Errno::ESHUTDOWN));
         } else if is_log(ino) {
@@ -480,7 +487,14 @@ pub fn check_texts(fs: &LlamaFs) {
         let mut text = Vec::new();
         loop {
             let slot = Arc::new(Mutex::new(None));
-            let read = Read { ino: attr.ino, fh: opened.fh, offset: text.len() as u64, len: 1000, lends: Lends::Whole };
+            let read = Read {
+                ino: attr.ino,
+                fh: opened.fh,
+                offset: text.len() as u64,
+                len: 1000,
+                for_pages: false,
+                lends: Lends::Whole,
+            };
             fs.read(read, Answer(slot.clone()));
             match slot.lock().unwrap().take().expect("a snapshot is read at once") {
                 Ok(piece) if !piece.is_empty() => piece.slices().for_each(|bytes| text.extend_from_slice(bytes)),

@@ -187,6 +187,9 @@ pub struct Read {
     pub offset: u64,
     /// Bytes wanted.
     pub len: usize,
+    /// They go to the kernel's page cache, however the file was opened: sendfile(2), splice(2) and private mappings go
+    /// there also where `read` goes past it.
+    pub for_pages: bool,
     /// In which shape the transport takes them.
     pub lends: Lends,
 }

@@ -263,11 +263,13 @@ impl fuser::Filesystem for Adapter {
         offset: u64,
         size: u32,
         _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
+        lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
         nearby::serve(req.pid(), size as usize);
-        let read = Read { ino: ino.0, fh: fh.0, offset, len: size as usize, lends: Lends::Whole };
+        // Whoever reads past the page cache is named; who fills a page is not.
+        let for_pages = lock_owner.is_none();
+        let read = Read { ino: ino.0, fh: fh.0, offset, len: size as usize, for_pages, lends: Lends::Whole };
         self.fs.read(read, move |result: Result<Lent, Errno>| match result {
             Ok(data) => match data.in_one() {
                 Some(bytes) => reply.data(&bytes),

@@ -11,6 +11,8 @@ use crate::fs::{Lent, LlamaFs};
 use crate::io::OwnCompletions;
 use crate::store::Lends;
 
+/// The read tells whose it is: so does each that goes past the page cache, and none that fills a page.
+const READ_LOCKOWNER: u32 = 1 << 1;
 /// The writer may not keep set-id bits.
 const WRITE_KILL_SUIDGID: u32 = 1 << 2;
 /// The lock is of flock(2).
@@ -190,11 +192,12 @@ fn set_attr(body: &mut Body<'_>) -> Option<SetAttr> {
 }
 
 fn read(fs: &LlamaFs, header: &Header, body: &mut Body<'_>, answer: Answer) -> Option<()> {
-    let (fh, offset, len) = (body.u64()?, body.u64()?, body.u32()?);
+    let (fh, offset, len, how) = (body.u64()?, body.u64()?, body.u32()?, body.u32()?);
     if answer.by_device() {
         nearby::serve(header.pid, len as usize);
     }
-    let read = Read { ino: header.node, fh, offset, len: len as usize, lends: Lends::Slices };
+    let for_pages = how & READ_LOCKOWNER == 0;
+    let read = Read { ino: header.node, fh, offset, len: len as usize, for_pages, lends: Lends::Slices };
     fs.read(read, |result: Result<Lent, Errno>| match result {
         Ok(data) => answer.read(data),
         Err(errno) => answer.error(errno),
