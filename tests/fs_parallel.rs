@@ -213,3 +213,25 @@ fn a_read_only_mount_shares_the_page_cache_as_ever() {
     assert_eq!(handle(&files[0]), handle(&files[1]));
     assert_eq!(mount.read(), b"kept\n");
 }
+
+#[test]
+fn sendfile_goes_on_where_fstat_has_told_the_size() {
+    let (_image, mount) = mounted();
+    let (mut writer, reader) = (mount.append(), File::open(mount.log()).unwrap());
+    let to = tempfile::tempfile().unwrap();
+    let mut at = 0;
+    for round in 1..20 {
+        writer.write_all(&[b'x'; 5000]).unwrap();
+        assert_eq!(reader.metadata().unwrap().len(), 5000 * round);
+        loop {
+            match unsafe { libc::sendfile(to.as_raw_fd(), reader.as_raw_fd(), &mut at, 1 << 20) } {
+                0 => break,
+                n => assert!(n > 0, "{}", std::io::Error::last_os_error()),
+            }
+        }
+        assert_eq!(at as u64, 5000 * round);
+    }
+    let mut all = vec![0; at as usize];
+    to.read_exact_at(&mut all, 0).unwrap();
+    assert!(all.iter().all(|byte| *byte == b'x'));
+}
