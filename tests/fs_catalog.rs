@@ -354,6 +354,49 @@ fn directories_keep_their_times() {
 }
 
 #[test]
+fn a_directorys_time_is_clamped_to_what_is_kept() {
+    let (_image, mount) = mounted();
+    let directory = mount.path().join("d");
+    fs::create_dir(&directory).unwrap();
+    let latest = (u64::MAX / 1_000_000_000) as i64;
+    for (set, kept) in [(-5, 0), (0, 0), (7, 7), (latest, latest), (20_000_000_000, latest), (i64::MIN / 2, 0)] {
+        // Not `touch`: a file system in between would clamp by itself.
+        let times = [set; 2].map(|seconds| libc::timespec { tv_sec: seconds, tv_nsec: 0 });
+        let path = CString::new(directory.as_os_str().as_bytes()).unwrap();
+        // SAFETY: a path that ends in a zero byte, and two times.
+        assert_eq!(unsafe { libc::utimensat(libc::AT_FDCWD, path.as_ptr(), times.as_ptr(), 0) }, 0);
+        assert_eq!(fs::metadata(&directory).unwrap().mtime(), kept, "{set}");
+    }
+}
+
+#[test]
+fn a_directory_that_is_removed_while_it_is_open_is_empty_and_has_no_links() {
+    let (_image, mount) = mounted();
+    let at = |name: &str| mount.path().join(name);
+    for replace in [false, true] {
+        fs::create_dir(at("d")).unwrap();
+        fs::set_permissions(at("d"), Permissions::from_mode(0o750)).unwrap();
+        let open = File::open(at("d")).unwrap();
+        let ino = open.metadata().unwrap().ino();
+        if replace {
+            fs::create_dir(at("other")).unwrap();
+            fs::rename(at("other"), at("d")).unwrap();
+        } else {
+            fs::remove_dir(at("d")).unwrap();
+        }
+        let found = open.metadata().unwrap();
+        assert_eq!((found.ino(), found.nlink(), found.mode()), (ino, 0, libc::S_IFDIR | 0o750));
+        let again = PathBuf::from(format!("/proc/self/fd/{}", open.as_raw_fd()));
+        assert!(names(&again).is_empty());
+        open.set_permissions(Permissions::from_mode(0o700)).unwrap();
+        assert_eq!(open.metadata().unwrap().mode() & 0o777, 0o700);
+        open.sync_all().unwrap();
+        assert_eq!(errno(File::create(again.join("new"))), libc::ENOENT);
+    }
+    assert_eq!(fs::metadata(at("d")).unwrap().nlink(), 2, "what took its name");
+}
+
+#[test]
 fn a_directory_is_listed_whole_while_names_come_and_go() {
     let (_image, mount) = mounted();
     let directory = mount.path().join("d");

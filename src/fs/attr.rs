@@ -21,7 +21,10 @@ pub fn attr(inner: &Inner, node: Node) -> Result<Attr, Errno> {
         // Removed, and nobody has it open.
         Node::Log(id) => Ok(log_attr(inner, &inner.store.log(id).ok_or(Errno::ESTALE)?)),
         Node::Root => Ok(directory_attr(&inner.store.node(ROOT_ID).ok_or(Errno::EIO)?)),
-        Node::Directory(id) => Ok(directory_attr(&inner.store.node(id).ok_or(Errno::ESTALE)?)),
+        Node::Directory(id) => {
+            let info = inner.store.node(id).or_else(|| inner.removed.get(id));
+            Ok(directory_attr(&info.ok_or(Errno::ESTALE)?))
+        }
         Node::Control => Ok(fixed(inner, node, Kind::Directory, 0o555, 2, 0)),
         Node::File(ControlFile::Device) => {
             let mut attr = fixed(inner, node, Kind::File, device_mode(inner), 1, inner.store.device_bytes());
@@ -144,8 +147,15 @@ impl LlamaFs {
             Ok(None) => return reply.send(self.getattr(ino)),
             Err(errno) => return reply.send(Err(errno)),
         };
+        if let Some(info) = self.inner.removed.change(id, &change) {
+            return reply.send(Ok(directory_attr(&info)));
+        }
         let then = move |inner: &Inner, result: Result<Changed, StoreError>| {
-            let info = result?.node;
+            let info = match result {
+                // As `stat` says of it.
+                Err(StoreError::NotFound) => return Err(Errno::ESTALE),
+                result => result?.node,
+            };
             if let Some(log) = inner.logs.get(info.id) {
                 log.set_mode(info.mode);
             }

@@ -149,7 +149,13 @@ impl LlamaFs {
             Ok(parent) => parent,
             Err(errno) => return reply.send(Err(errno)),
         };
-        self.change(Change::Remove { parent, name: name.to_vec(), kind }, gone, reply);
+        let then = |inner: &Inner, result: Result<Changed, StoreError>| {
+            if let Ok(changed) = &result {
+                inner.removed.insert(changed.node.clone());
+            }
+            gone(inner, result)
+        };
+        self.change(Change::Remove { parent, name: name.to_vec(), kind }, then, reply);
     }
 
     /// `rename`, `renameat2`.
@@ -165,8 +171,18 @@ impl LlamaFs {
             (Ok(parent), Ok(new_parent)) => (parent, new_parent),
             (Err(errno), _) | (_, Err(errno)) => return reply.send(Err(errno)),
         };
+        // The kernel holds both directories still meanwhile.
+        let replaced = self.inner.store.lookup(new_parent, to.1).ok().filter(|_| how == RenameHow::Replace);
+        let then = move |inner: &Inner, result: Result<Changed, StoreError>| {
+            if let (Ok(changed), Some(replaced)) = (&result, replaced)
+                && changed.node.id != replaced.id
+            {
+                inner.removed.insert(replaced);
+            }
+            gone(inner, result)
+        };
         let change = Change::Rename { parent, name: from.1.to_vec(), new_parent, new_name: to.1.to_vec(), how };
-        self.change(change, gone, reply);
+        self.change(change, then, reply);
     }
 }
 

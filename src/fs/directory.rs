@@ -82,6 +82,10 @@ impl LlamaFs {
 
     /// The kernel has forgotten an inode that it was told of so many times.
     pub fn forget(&self, ino: u64, times: u64) {
+        // In one message, as a rule; else nothing is known of what was removed.
+        if let Some(Node::Directory(id)) = Node::of(ino) {
+            self.inner.removed.forget(id);
+        }
         if let Some(Node::Log(id)) = Node::of(ino)
             && self.inner.logs.get(id).is_some_and(|log| log.unknow(times))
         {
@@ -94,7 +98,8 @@ impl LlamaFs {
         match Node::of(ino).ok_or(Errno::ENOENT)? {
             Node::Root | Node::Control | Node::Moments => Ok(()),
             Node::Directory(id) | Node::View(View { directory: true, id, .. }) => {
-                self.inner.store.node(id).map(drop).ok_or(Errno::ESTALE)
+                let info = self.inner.store.node(id).or_else(|| self.inner.removed.get(id));
+                info.map(drop).ok_or(Errno::ESTALE)
             }
             Node::Log(_) | Node::File(_) | Node::View(_) => Err(Errno::ENOTDIR),
         }

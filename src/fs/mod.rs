@@ -19,6 +19,7 @@ mod logs;
 mod open;
 pub mod policy;
 mod read;
+mod removed;
 pub mod size;
 mod snapshots;
 mod tail;
@@ -42,6 +43,7 @@ pub use limits::Limits;
 use locks::Locks;
 pub use locks::{ALL_LOCKS, USER_LOCKS};
 use logs::Logs;
+use removed::Removed;
 use snapshots::Snapshots;
 pub use snapshots::USERS;
 pub use tail::{NoPageCache, PageCache};
@@ -94,6 +96,7 @@ struct Inner {
     snapshots: Mutex<Snapshots>,
     views: Mutex<Views>,
     finder: Finder,
+    removed: Removed,
     locks: Locks,
     /// Openers that were given a number or handle of their own.
     openers: AtomicU64,
@@ -121,6 +124,7 @@ impl LlamaFs {
                 snapshots: Mutex::new(snapshots),
                 views: Mutex::new(Views::new()),
                 finder: Finder::default(),
+                removed: Removed::default(),
                 locks: Locks::default(),
                 openers: AtomicU64::new(0),
                 mounted_ns: now_ns(),
