@@ -79,6 +79,52 @@ fn limits_are_attributes_of_logs_and_of_the_root_and_stay() {
 }
 
 #[test]
+fn create_and_replace_tell_what_is_set_from_what_is_not() {
+    let image = Image::new(64 * MIB);
+    let mount = Mount::new(&image);
+    let (log, root) = (mount.log(), mount.path().to_owned());
+    let set = |path: &Path, name: &str, value: &str, flags| {
+        let name = format!("user.llamafs.{name}");
+        setxattr(path, name, value.as_bytes(), flags).map_err(|error| error.raw_os_error())
+    };
+    let (create, replace) = (XattrFlags::CREATE, XattrFlags::REPLACE);
+    let other = |value: &str| if value == "drop-oldest" { "stop" } else { "default" }.to_owned();
+    for (path, name, value) in
+        [(&log, "retain_bytes", "1048576"), (&log, "retain_age", "7days"), (&root, "on_full", "drop-oldest")]
+    {
+        assert_eq!(set(path, name, value, replace), Err(libc::ENODATA), "{name}");
+        assert_eq!(get(path, name), other(value));
+        assert_eq!(set(path, name, value, create), Ok(()), "{name}");
+        assert_eq!(set(path, name, value, create), Err(libc::EEXIST), "{name}");
+        assert_eq!((set(path, name, value, replace), set(path, name, value, XattrFlags::empty())), (Ok(()), Ok(())));
+        assert_eq!(get(path, name), value);
+        removexattr(path, format!("user.llamafs.{name}")).unwrap();
+        assert_eq!(get(path, name), other(value));
+    }
+    assert_eq!(set(&log, "size", "7", create), Err(libc::EPERM));
+    assert_eq!(set(&log, "trim", "keep:0", replace), Err(libc::ENODATA), "a command is not kept");
+}
+
+#[test]
+fn a_command_that_is_removed_does_nothing_and_grow_is_now_or_never() {
+    let image = Image::new(64 * MIB);
+    let mount = Mount::new(&image);
+    append(&mount, 0, 10);
+    let capacity = || nix::sys::statvfs::statvfs(mount.path()).unwrap().blocks();
+    let before = capacity();
+    OpenOptions::new().write(true).open(image.path()).unwrap().set_len(128 * MIB).unwrap();
+    let removed = |path: &Path, name| removexattr(path, format!("user.llamafs.{name}")).map_err(|e| e.raw_os_error());
+    assert_eq!(removed(mount.path(), "grow"), Err(libc::ENODATA));
+    assert_eq!(removed(&mount.log(), "trim"), Err(libc::ENODATA));
+    for wrong in ["", "default", "later"] {
+        assert_eq!(set(mount.path(), "grow", wrong), Err(libc::EINVAL), "{wrong}");
+    }
+    assert_eq!((capacity(), get(&mount.log(), "head")), (before, "0".to_owned()));
+    set(mount.path(), "grow", "now").unwrap();
+    assert!(capacity() > before);
+}
+
+#[test]
 fn a_trim_takes_whole_records_and_the_rest_stays_where_it_was() {
     let image = Image::new(64 * MIB);
     let mount = Mount::new(&image);

@@ -179,8 +179,11 @@ impl Mounted {
             13 => {
                 let len = usize::from(input.u8());
                 let name = input.bytes(len);
-                let _ =
-                    (self.fs.getxattr(ino, name), self.fs.listxattr(ino), self.fs.setxattr(ino, 1, name, name, |_| {}));
+                let _ = (
+                    self.fs.getxattr(ino, name),
+                    self.fs.listxattr(ino),
+                    self.fs.setxattr(ino, 1, name, name, 0, |_| {}),
+                );
             }
             14 => self.readdir(ino, input.near(0, &[LOG_INO])),
             15 => {

@@ -28,7 +28,9 @@ pub const HEAD: &str = "head";
 const DEFAULT: &str = "default";
 /// What a limit is that is none.
 const NONE: &str = "none";
-/// Values of `on_full`.
+/// The value of [`GROW`].
+const NOW: &str = "now";
+/// Values of `on_full`; the first is that of a new store.
 const STOP: &str = "stop";
 const DROP_OLDEST: &str = "drop-oldest";
 
@@ -37,6 +39,9 @@ enum Work {
     Trim(NodeId, TrimTo),
     Grow,
 }
+
+/// A change of a log or directory, or some work.
+type Asked = Result<(NodeId, AttrChange), Work>;
 
 /// The value of a setting as `getfattr` shows it.
 pub fn shown(info: &NodeInfo, name: &str) -> Option<String> {
@@ -102,10 +107,24 @@ fn trim_to(value: &str) -> Result<TrimTo, Errno> {
     }
 }
 
+/// `now`: there is nothing else that could be meant.
+fn grow(value: &str) -> Result<Work, Errno> {
+    if value == NOW { Ok(Work::Grow) } else { Err(Errno::EINVAL) }
+}
+
 impl LlamaFs {
-    /// `setxattr`, by a user.
-    pub fn setxattr(&self, ino: u64, uid: u32, name: &[u8], value: &[u8], reply: impl Reply<()>) {
-        match self.asked(ino, uid, name, value) {
+    /// `setxattr`, by a user, with `XATTR_CREATE` or `XATTR_REPLACE`, or neither.
+    pub fn setxattr(&self, ino: u64, uid: u32, name: &[u8], value: &[u8], flags: i32, reply: impl Reply<()>) {
+        self.ask(self.asked(ino, uid, name, Some(value), flags), reply);
+    }
+
+    /// `removexattr`: a limit goes back to the store's default, and `on_full` to what it is in a new store.
+    pub fn removexattr(&self, ino: u64, uid: u32, name: &[u8], reply: impl Reply<()>) {
+        self.ask(self.asked(ino, uid, name, None, 0), reply);
+    }
+
+    fn ask(&self, asked: Result<Asked, Errno>, reply: impl Reply<()>) {
+        match asked {
             Ok(Ok((id, change))) => {
                 let then = |_: &Inner, result: Result<Changed, StoreError>| {
                     result?;
@@ -118,20 +137,9 @@ impl LlamaFs {
         }
     }
 
-    /// `removexattr`: a limit goes back to the store's default.
-    pub fn removexattr(&self, ino: u64, uid: u32, name: &[u8], reply: impl Reply<()>) {
-        self.setxattr(ino, uid, name, DEFAULT.as_bytes(), reply);
-    }
-
-    fn asked(
-        &self,
-        ino: u64,
-        uid: u32,
-        name: &[u8],
-        value: &[u8],
-    ) -> Result<Result<(NodeId, AttrChange), Work>, Errno> {
-        let name = name.strip_prefix(PREFIX.as_bytes()).ok_or(Errno::EOPNOTSUPP)?;
-        let (name, value) = (text(name)?, text(value)?);
+    /// What a value comes to, or that there is to be none.
+    fn asked(&self, ino: u64, uid: u32, name: &[u8], value: Option<&[u8]>, flags: i32) -> Result<Asked, Errno> {
+        let name = text(name.strip_prefix(PREFIX.as_bytes()).ok_or(Errno::EOPNOTSUPP)?)?;
         let (info, root) = match Node::of(ino).ok_or(Errno::ENOENT)? {
             Node::Log(id) => (self.inner.store.log(id).ok_or(Errno::ESTALE)?, false),
             Node::Root => (self.inner.store.node(ROOT_ID).ok_or(Errno::EIO)?, true),
@@ -140,11 +148,25 @@ impl LlamaFs {
         if uid != 0 && uid != info.uid {
             return Err(Errno::EPERM);
         }
-        Ok(match name {
+        let is_command = [TRIM, GROW].contains(&name);
+        let value = match value {
+            Some(value) => text(value)?,
+            // Nothing of it stays that could be removed.
+            None if is_command => return Err(Errno::ENODATA),
+            None if name == ON_FULL => STOP,
+            None => DEFAULT,
+        };
+        let asked = match name {
             TRIM if info.kind == NodeKind::Log => Err(Work::Trim(info.id, trim_to(value)?)),
-            GROW if root => Err(Work::Grow),
+            GROW if root => Err(grow(value)?),
             name => Ok((info.id, setting(root, name, value)?)),
-        })
+        };
+        let is_set = shown(&info, name).is_some_and(|value| ![DEFAULT, STOP].contains(&value.as_str()));
+        match is_set {
+            true if flags & libc::XATTR_CREATE != 0 => Err(Errno::EEXIST),
+            false if flags & libc::XATTR_REPLACE != 0 => Err(Errno::ENODATA),
+            _ => Ok(asked),
+        }
     }
 
     /// Do it on a thread of its own, one at a time: it waits for the device.

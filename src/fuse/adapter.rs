@@ -377,12 +377,12 @@ impl fuser::Filesystem for Adapter {
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
-        _flags: i32,
+        flags: i32,
         _position: u32,
         reply: ReplyEmpty,
     ) {
         let done = move |result| empty_reply(result, reply);
-        self.fs.setxattr(ino.0, req.uid(), name.as_bytes(), value, done);
+        self.fs.setxattr(ino.0, req.uid(), name.as_bytes(), value, flags, done);
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {

@@ -114,8 +114,8 @@ fn asked(fs: &LlamaFs, header: &Header, mut body: Body<'_>, answer: Answer) -> O
         }
         OP_STATFS => answer.fields(stat_fs(fs)),
         OP_SETXATTR => {
-            let (len, _flags, name) = (body.u32()?, body.u32()?, body.name()?);
-            fs.setxattr(node, header.uid, name, body.bytes(len)?, |result| answer.result(result));
+            let (len, flags, name) = (body.u32()?, body.i32()?, body.name()?);
+            fs.setxattr(node, header.uid, name, body.bytes(len)?, flags, |result| answer.result(result));
         }
         OP_GETXATTR => {
             let (size, _) = (body.u32()?, body.u32()?);
