@@ -65,6 +65,22 @@ fn pwrite_and_lseek_on_an_append_descriptor_append_at_the_end() {
 }
 
 #[test]
+fn a_write_that_asks_not_to_append_appends_all_the_same() {
+    const RWF_NOAPPEND: i32 = 0x20;
+    let (_image, mount) = mounted();
+    let mut file = mount.append();
+    file.write_all(b"one ").unwrap();
+    match pwritev2(&file, b"two ", 1, RWF_NOAPPEND) {
+        // Before Linux 6.9 nobody can ask for it.
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => return,
+        result => assert_eq!(result.unwrap(), 4),
+    }
+    assert_eq!(pwritev2(&file, b"three", 1 << 20, RWF_NOAPPEND).unwrap(), 5);
+    assert_eq!(mount.read(), b"one two three");
+    assert_eq!(fs::metadata(mount.log()).unwrap().len(), 13);
+}
+
+#[test]
 fn writev_appends_all_its_parts_as_one() {
     let (_image, mount) = mounted();
     let parts = ["a", "bb", "ccc"].map(|part| std::io::IoSlice::new(part.as_bytes()));
