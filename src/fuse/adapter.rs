@@ -129,7 +129,8 @@ impl fuser::Filesystem for Adapter {
         let _ = config.set_max_background(MAX_BACKGROUND);
         // Pages of readers are dropped when we say so, not whenever the size has changed: a log only grows, and the
         // one page that goes stale is looked after (fs/tail.rs). Capabilities that change what we would have to
-        // serve are not asked for.
+        // serve are not asked for; nor is FUSE_ASYNC_DIO, with which the parts of one large aio write come side by side,
+        // and would be appended in any order.
         for wanted in
             [InitFlags::FUSE_PARALLEL_DIROPS, InitFlags::FUSE_DO_READDIRPLUS, InitFlags::FUSE_READDIRPLUS_AUTO]
         {
