@@ -54,7 +54,8 @@ fn generate(path: &Path, bytes: u64) -> Made {
     let file = OpenOptions::new().write(true).open(path).unwrap();
     let (size, block) = (u64::from(superblock.segment_size), u64::from(superblock.block_size));
     // Two per cent stay free.
-    let segments = superblock.segment_count * 98 / 100;
+    // But for what a store keeps back, and one to go on in.
+    let segments = (superblock.segment_count * 98 / 100).min(superblock.segment_count - 3);
     let share = (size / u64::from(IN_SEGMENT) - 4096) / 2;
     let (epoch, uuid) = (1, superblock.uuid);
     let seed = FrameSeed::new(&uuid, epoch);

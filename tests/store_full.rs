@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use llamafs::io::{Device, SimDevice};
 use llamafs::store::{
     AttrChange, Change, FormatOptions, Image, LogStructuredStore, NodeKind, ROOT_ID, StoreError, StoreOptions, Tail,
+    TrimTo,
 };
 
 const SEGMENT: u64 = 64 << 10;
@@ -85,6 +86,29 @@ fn a_full_store_takes_any_number_of_removals_each_of_which_frees_next_to_nothing
             is_clean(&device);
         }
     }
+}
+
+#[test]
+fn a_full_store_is_trimmed_any_number_of_times_by_next_to_nothing() {
+    let device = made(12, FormatOptions::default());
+    let store = open(&device, Tail::Pad);
+    let log = make(&store, "small records").unwrap();
+    for _ in 0..3000 {
+        store.append(log, &[7; 20]).unwrap();
+    }
+    let big = make(&store, "big").unwrap();
+    fill(&store, &[big], 8000);
+    for n in 1..=2000 {
+        let trimmed = store.trim(log, TrimTo::Before(n * 20));
+        let trimmed = trimmed.unwrap_or_else(|error| panic!("trim {n}: {error}: {:?}", store.stats()));
+        assert_eq!(trimmed.head, n * 20);
+        store.make_stable_now(trimmed.lsn).unwrap();
+    }
+    store.audit().unwrap();
+    assert!(store.trim(big, TrimTo::Keep(0)).unwrap().head > 8 * SEGMENT);
+    assert!(fill(&store, &[big], 8000) > 8 * SEGMENT, "{:?}", store.stats());
+    store.close().unwrap();
+    is_clean(&device);
 }
 
 #[test]

@@ -73,6 +73,15 @@ impl LogStructuredStore {
     /// Trim a log by hand: a record goes whole or not at all, and never fewer bytes stay than the log is to keep. Waits
     /// for the device.
     pub fn trim(&self, log: LogId, to: TrimTo) -> Result<Trimmed, StoreError> {
+        loop {
+            match self.trim_once(log, to) {
+                Err(StoreError::NoSpace) if self.can_make_room() && self.reclaim_now() => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn trim_once(&self, log: LogId, to: TrimTo) -> Result<Trimmed, StoreError> {
         // While it looks for the place, nobody cleans or lets go the segment that it looks in: a record that is not found
         // there because it was moved would be taken for one that never was, and what is younger would go.
         let turn = self.reclaimer.turn();
