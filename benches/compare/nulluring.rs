@@ -79,7 +79,7 @@ impl Service for Null {
 
 /// Serves until it is unmounted.
 pub fn serve(device: OwnedFd, threads: usize) -> io::Result<()> {
-    let greeted = Greeted::greet(device, Wish { locks: false, uring: true })?;
+    let greeted = Greeted::greet(device, Wish { locks: false, uring: true, pieces: true })?;
     if !greeted.by_uring() {
         return Err(io::Error::other("the kernel sends no requests over io_uring"));
     }

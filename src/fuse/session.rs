@@ -142,9 +142,9 @@ pub fn serve(
         transport: "/dev/fuse",
     };
     // `fuser` asks for as many pages as the largest write has bytes for, and a `writev` of many pieces would come in parts.
-    let of_pieces = !spec.read_only && mount::takes_many_pieces();
-    let begun = if parallel || uring || of_pieces {
-        by_ourselves(fd, store, settings, uring, threads)
+    let pieces = !spec.read_only && mount::takes_many_pieces();
+    let begun = if parallel || uring || pieces {
+        by_ourselves(fd, store, settings, wire::Wish { locks: parallel, uring, pieces }, threads)
     } else {
         by_fuser(fd, store, settings, threads)
     };
@@ -229,10 +229,10 @@ fn by_ourselves(
     fd: OwnedFd,
     store: Arc<LogStructuredStore>,
     settings: FsSettings,
-    uring: bool,
+    wish: wire::Wish,
     threads: usize,
 ) -> std::io::Result<(LlamaFs, Serving)> {
-    let greeted = wire::Greeted::greet(fd, wire::Wish { locks: settings.parallel, uring })?;
+    let greeted = wire::Greeted::greet(fd, wish)?;
     let uring = greeted.by_uring();
     let transport = if uring { "io_uring" } else { settings.transport };
     let (page_cache, jobs) = cache::kernel_cache(if uring { wire::ENTRIES / 2 } else { usize::MAX });

@@ -166,7 +166,7 @@ impl Drop for Buffer {
 fn map_huge(len: usize) -> Option<Mapping> {
     let bytes = len.checked_next_multiple_of(HUGE_PAGE)?;
     let room = bytes.checked_add(HUGE_PAGE)?;
-    let mapping = anonymous(room)?;
+    let mapping = anonymous(room, 0)?;
     let front = mapping.align_offset(HUGE_PAGE);
     let start = mapping.wrapping_add(front);
     // What lies before the first whole huge page, and behind the last.
@@ -181,17 +181,17 @@ fn map_huge(len: usize) -> Option<Mapping> {
     NonNull::new(start).map(|start| Mapping { start, bytes })
 }
 
-/// Whole pages of `bytes` bytes.
+/// Whole pages of `bytes` bytes, most of which will never be used.
 fn map(bytes: usize) -> Option<Mapping> {
-    NonNull::new(anonymous(bytes)?).map(|start| Mapping { start, bytes })
+    NonNull::new(anonymous(bytes, libc::MAP_NORESERVE)?).map(|start| Mapping { start, bytes })
 }
 
 /// Zeros that take memory once they are touched; not of what was given up for things that can't be refused.
-fn anonymous(bytes: usize) -> Option<*mut u8> {
+fn anonymous(bytes: usize, more: libc::c_int) -> Option<*mut u8> {
     if !has_room() {
         return None;
     }
-    let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | more);
     // SAFETY: a new private mapping at a place of the kernel's choice.
     let mapping = unsafe { libc::mmap(ptr::null_mut(), bytes, protection, flags, -1, 0) };
     (mapping != libc::MAP_FAILED).then_some(mapping.cast())

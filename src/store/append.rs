@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use super::LogStructuredStore;
 use super::placing::TRAILER;
 use super::ranges::Record;
+use super::segments::FEW;
 use super::types::{AppendAt, AppendDone, Appended, Change, ChangeDone, Changed, LogId, StableDone, StoreError};
 use crate::format::{FrameHead, Kind, MAX_OFFSET, MAX_PAYLOAD, catalog::FLAG_MTIME_SET, frame, frame_len};
 use crate::ring::ReserveError;
@@ -308,7 +309,12 @@ impl LogStructuredStore {
     #[inline]
     pub(super) fn check_reserve(&self, len: usize) -> Result<(), StoreError> {
         let limit = self.flusher.append_limit.load(Ordering::Relaxed);
-        if limit != u64::MAX && self.ring.end_lsn() + frame_len(len) as u64 + TRAILER > limit {
+        if limit == u64::MAX {
+            return Ok(());
+        }
+        // In a store of few segments the cleaner counts upon all that is left.
+        let counted_upon = self.reclaimer.is_moving() && self.shape.segments < FEW;
+        if counted_upon || self.ring.end_lsn() + frame_len(len) as u64 + TRAILER > limit {
             self.flusher.full.store(true, Ordering::Relaxed);
             return Err(StoreError::NoSpace);
         }

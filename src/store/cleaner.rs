@@ -40,19 +40,22 @@ impl LogStructuredStore {
         let mut full: Vec<&Segment> = space.table.full(stable).filter(is_worth_it).collect();
         full.sort_by(|a, b| benefit(b).total_cmp(&benefit(a)));
         let largest = frame_len(self.shape.max_record) as u64;
-        let room = |longest| Room::of(&space, end, size.saturating_sub(self.shape.block), longest);
         let (mut victims, mut moved, mut longest) = (Vec::new(), 0, 0);
         for segment in full {
             let with_it = segment.longest.min(largest).max(longest);
-            if self.taken_by(moved + segment.live_bytes, with_it) <= room(with_it).bytes() && victims.len() < AT_ONCE {
+            let room = Room::of(&space, end, size.saturating_sub(self.shape.block), with_it);
+            let taken = self.taken_by(moved + segment.live_bytes, with_it);
+            // What is emptied has to hold more than is moved, as far as it can be used; that no fewer segments may be begun
+            // than are emptied is no loss: what is left of the last one is used next.
+            let emptied = (victims.len() as u64 + 1) * room.usable;
+            // The filling that is begun is padded too, and so is the last one.
+            let fits = taken + 2 * self.shape.block <= room.bytes();
+            if victims.len() < AT_ONCE && fits && taken * 100 <= emptied * WORTH_PERCENT {
                 (moved, longest) = (moved + segment.live_bytes, with_it);
                 victims.push(segment.entry.sequence);
             }
         }
-        // What is emptied has to hold more than is moved, as far as it can be used; that no fewer segments may be begun than
-        // are emptied is no loss: what is left of the last one is used next.
-        let emptied = victims.len() as u64 * room(longest).usable;
-        if self.taken_by(moved, longest) * 100 <= emptied * WORTH_PERCENT { victims } else { Vec::new() }
+        victims
     }
 
     /// What `bytes` of records of up to `longest` take: each filling of the ring is padded to a whole block.
@@ -76,8 +79,14 @@ impl LogStructuredStore {
             if self.stopping() {
                 break;
             }
-            self.clean_one(sequence)?;
+            let cleaned = self.clean_one(sequence);
             emptied += u64::from(self.flusher.space().table.get(sequence).is_some_and(|segment| segment.ranges == 0));
+            match cleaned {
+                Ok(()) => {}
+                // What was emptied before can be let go all the same.
+                Err(_) if emptied > 0 => break,
+                Err(error) => return Err(error),
+            }
         }
         self.space_counters.cleaned.fetch_add(emptied, Ordering::Relaxed);
         Ok(emptied)
@@ -154,10 +163,10 @@ impl Room {
         // Frames don't cross segments: the end of each may stay empty, but for less than the longest record.
         let usable = size.saturating_sub(longest);
         let (free, reserve) = (space.table.free_count(), space.table.reserve());
-        // While no less is free than the reserve appends may take what is left of the one that is begun, but for what is
-        // kept back of the last one.
-        let begun = if free < reserve { u64::MAX } else { space.table.kept_back() };
-        let begun = if free > reserve { 0 } else { begun.min(space.rest(end)).saturating_sub(longest) };
+        // While no less is free than the reserve appends may take what is left of the one that is begun; where there is none,
+        // they wait.
+        let alone = free < reserve || (reserve == 0 && free == 0);
+        let begun = if alone { space.rest(end).saturating_sub(longest) } else { 0 };
         Self { segments: free.min(reserve), usable, begun }
     }
 

@@ -51,10 +51,9 @@ pub struct Reclaimer {
     state: Mutex<State>,
     wake: Condvar,
     thread: Mutex<Option<JoinHandle<()>>>,
-    /// Nothing can be gained until something is let go, or a segment is begun: the one before it may be dead then.
-    hopeless: AtomicBool,
-    /// How many had been begun then.
-    hopeless_at: AtomicU64,
+    /// Nothing could be gained when so often something had been let go, and so many segments had been begun: the one before
+    /// the next that is begun may be dead then.
+    hopeless: Mutex<Option<(u64, u64)>>,
     /// The cleaner moves something: the reserve is its own.
     moving: AtomicBool,
     /// How often something was let go.
@@ -78,6 +77,14 @@ struct State {
     wanted: bool,
     stop: bool,
     runs: bool,
+}
+
+/// How far making room went.
+enum Tried {
+    /// There is enough, or the store closes.
+    Enough,
+    /// All that there is to try.
+    All,
 }
 
 /// Room, as far as cleaning can make it.
@@ -119,7 +126,6 @@ impl Reclaimer {
     /// Something was let go.
     pub fn hope(&self) {
         self.let_go.fetch_add(1, Ordering::Relaxed);
-        self.hopeless.store(false, Ordering::Relaxed);
     }
 
     /// Until the guard is dropped the reserve is the cleaner's alone.
@@ -196,9 +202,8 @@ impl LogStructuredStore {
         if self.reclaimer.is_moving() {
             return true;
         }
-        if self.reclaimer.hopeless.load(Ordering::Relaxed)
-            && self.reclaimer.hopeless_at.load(Ordering::Relaxed) == self.flusher.space().opened
-        {
+        let now = self.let_go_and_begun();
+        if *self.reclaimer.hopeless.lock() == Some(now) {
             return false;
         }
         // Also of what is not stable yet: that can be helped.
@@ -235,7 +240,9 @@ impl LogStructuredStore {
     /// Sum up what is full, let go what is dead, and while room is short drop, clean and checkpoint.
     pub(super) fn reclaim(&self) {
         let turn = self.reclaimer.turn.lock();
-        let let_go = self.reclaimer.let_go.load(Ordering::Relaxed);
+        let begin = self.let_go_and_begun();
+        let let_go = begin.0;
+        let freed = self.space_counters.freed.load(Ordering::Relaxed);
         let mut before = None;
         let result = self.reclaim_rounds(&mut before);
         // Where it was broken off, as by a full ring, it may gain yet.
@@ -244,12 +251,15 @@ impl LogStructuredStore {
             *self.reclaimer.vain.lock() = Some((let_go, self.ring.end_lsn() + self.worth()));
         }
         match result {
-            Ok(()) => {}
+            Ok(Tried::All) if self.space_counters.freed.load(Ordering::Relaxed) == freed => {
+                *self.reclaimer.hopeless.lock() = Some(begin);
+            }
+            Ok(_) => {}
             // There will be room in the ring.
             Err(StoreError::WouldBlock) => self.keeper.dirty(),
             Err(error) => {
                 log::warn!("{}: no room could be made: {error}", self.io.describe());
-                self.give_up_hope();
+                *self.reclaimer.hopeless.lock() = Some(begin);
             }
         }
         drop(turn);
@@ -292,11 +302,10 @@ impl LogStructuredStore {
     }
 
     /// `before_cleaning` is set before anything is cleaned.
-    fn reclaim_rounds(&self, before_cleaning: &mut Option<Room>) -> Result<(), StoreError> {
-        let before = self.space_counters.freed.load(Ordering::Relaxed);
+    fn reclaim_rounds(&self, before_cleaning: &mut Option<Room>) -> Result<Tried, StoreError> {
         for _ in 0..ROUNDS {
             if self.stopping() || self.options.read_only {
-                return Ok(());
+                return Ok(Tried::Enough);
             }
             if self.is_low() {
                 // What is not stable can neither be summed up nor let go.
@@ -309,7 +318,7 @@ impl LogStructuredStore {
             }
             let mut gained = self.let_go()?;
             if !self.is_low() {
-                return Ok(());
+                return Ok(Tried::Enough);
             }
             if gained == 0 && self.flusher.space().table.retired_count() == 0 {
                 let may_clean = !self.reclaimer.is_vain(self.ring.end_lsn());
@@ -331,15 +340,12 @@ impl LogStructuredStore {
             // Both checkpoint areas have to tell of it before it is free.
             self.checkpoint()?;
         }
-        if self.space_counters.freed.load(Ordering::Relaxed) == before {
-            self.give_up_hope();
-        }
-        Ok(())
+        Ok(Tried::All)
     }
 
-    fn give_up_hope(&self) {
-        self.reclaimer.hopeless_at.store(self.flusher.space().opened, Ordering::Relaxed);
-        self.reclaimer.hopeless.store(true, Ordering::Relaxed);
+    /// How often something was let go, and how many segments were begun.
+    fn let_go_and_begun(&self) -> (u64, u64) {
+        (self.reclaimer.let_go.load(Ordering::Relaxed), self.flusher.space().opened)
     }
 
     /// Retire what is dead; gives the number of segments.
@@ -363,7 +369,7 @@ impl LogStructuredStore {
         if count > 0 {
             self.space_counters.freed.fetch_add(count, Ordering::Relaxed);
             self.flusher.full.store(false, Ordering::Relaxed);
-            self.reclaimer.hopeless.store(false, Ordering::Relaxed);
+            *self.reclaimer.hopeless.lock() = None;
         }
     }
 }

@@ -13,7 +13,9 @@ use super::ranges::{Change, Range};
 use super::types::LogId;
 use crate::format::{Lsn, SegmentEntry, SegmentState, Summarised};
 
-/// This part of a segment is kept back in a store that can't keep back whole ones.
+/// A store of fewer segments keeps back no whole ones.
+pub const FEW: u32 = 8;
+/// But this part of one.
 const KEPT_PART: u64 = 8;
 
 /// A segment that is part of the log.
@@ -134,7 +136,7 @@ impl SegmentTable {
     /// go. Two, so that a first one which is full of such changes is dead and can be let go once the second is begun,
     /// however little each of them lets go. A store of few segments has none, but see [`Self::kept_back`].
     pub fn reserve(&self) -> u64 {
-        if self.shape.segments < 8 { 0 } else { 2 }
+        if self.shape.segments < FEW { 0 } else { 2 }
     }
 
     /// Bytes at the end of the last free segment that appends leave alone where there is no reserve.

@@ -75,7 +75,7 @@ impl LogStructuredStore {
     pub fn trim(&self, log: LogId, to: TrimTo) -> Result<Trimmed, StoreError> {
         loop {
             match self.trim_once(log, to) {
-                Err(StoreError::NoSpace) if self.can_make_room() && self.reclaim_now() => {}
+                Err(StoreError::NoSpace) if self.can_make_room() => drop(self.reclaim_now()),
                 result => return result,
             }
         }

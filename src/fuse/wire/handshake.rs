@@ -48,6 +48,8 @@ pub struct Wish {
     pub locks: bool,
     /// To send requests over io_uring, if it does that.
     pub uring: bool,
+    /// To send requests of many pieces.
+    pub pieces: bool,
 }
 
 /// What was agreed.
@@ -110,7 +112,8 @@ fn reply(mut body: Body<'_>, wish: Wish) -> Result<(Fields, Option<Agreed>), &'s
     let locks = if wish.locks { LOCKS } else { 0 };
     let (more, ext) = if uring { (OVER_IO_URING, INIT_EXT) } else { (0, 0) };
     // Those of a write of many pieces are not full.
-    let pages = MAX_WRITE.max(read_ahead).div_ceil(PAGE).max(REQUEST_PAGES).min(u32::from(u16::MAX));
+    let pages = MAX_WRITE.max(read_ahead).div_ceil(PAGE).max(if wish.pieces { REQUEST_PAGES } else { 0 });
+    let pages = pages.min(u32::from(u16::MAX));
     let map_alignment = 0;
     let fields = Fields::default().u32(MAJOR).u32(MINOR).u32(read_ahead).u32(has & (WANTED | locks | ext));
     let fields = fields.u32(pair(MAX_BACKGROUND, CONGESTED)).u32(MAX_WRITE);
@@ -130,8 +133,8 @@ fn pair(first: u32, second: u32) -> u32 {
 mod tests {
     use super::*;
 
-    const PARALLEL: Wish = Wish { locks: true, uring: false };
-    const URING: Wish = Wish { locks: false, uring: true };
+    const PARALLEL: Wish = Wish { locks: true, uring: false, pieces: false };
+    const URING: Wish = Wish { locks: false, uring: true, pieces: true };
 
     fn greet(words: &[u32], wish: Wish) -> Result<(Vec<u8>, Option<Agreed>), &'static str> {
         let mut request: Vec<u8> = (words.len() as u32 * 4 + 40).to_ne_bytes().to_vec();
@@ -144,7 +147,7 @@ mod tests {
     #[test]
     fn only_what_is_wanted_and_offered_is_asked_for() {
         let (answer, agreed) = greet(&[7, 45, 131_072, u32::MAX, u32::MAX, 0], PARALLEL).unwrap();
-        assert_eq!(agreed, Some(Agreed { uring: false, data: 2304 * 4096 }));
+        assert_eq!(agreed, Some(Agreed { uring: false, data: 257 * 4096 }));
         assert_eq!(answer.len(), 64);
         assert_eq!(answer[12..16], (WANTED | LOCKS).to_ne_bytes());
         assert_eq!((&answer[16..20], &answer[32..36]), (&[64, 0, 48, 0][..], &[0; 4][..]));
@@ -155,7 +158,7 @@ mod tests {
     #[test]
     fn requests_come_over_io_uring_where_the_kernel_offers_it() {
         let (answer, agreed) = greet(&[7, 45, 131_072, u32::MAX, OVER_IO_URING | 1], URING).unwrap();
-        assert!(agreed.unwrap().uring);
+        assert_eq!(agreed, Some(Agreed { uring: true, data: 2304 * 4096 }));
         assert_eq!(answer[12..16], (WANTED | INIT_EXT).to_ne_bytes(), "and no locks");
         assert_eq!(answer[32..36], OVER_IO_URING.to_ne_bytes());
         for offered in
