@@ -135,6 +135,29 @@ fn what_is_dead_in_every_segment_can_be_written_again() {
     }
 }
 
+#[test]
+fn a_long_run_of_short_records_keeps_no_segment_from_being_cleaned() {
+    let device = Arc::new(SimDevice::new((1 << 20) + 27 * (24 << 10), 1));
+    let format = FormatOptions { segment_size: Some(24 << 10), max_record: Some(8 << 10), ..FormatOptions::default() };
+    LogStructuredStore::format(device.clone() as Arc<dyn Device>, &format, &mut |_, _| {}).unwrap();
+    let mut store = open(&device, Tail::Rewrite);
+    let logs: Vec<u32> = (0..3).map(|n| make(&store, &format!("log{n}")).unwrap()).collect();
+    let all = fill(&store, &logs, 200);
+    // A third of every segment is dead, and what stays lies in two runs as long as a record may be.
+    remove(&store, "log0").unwrap();
+    // As the keeper does: what is full is summed up.
+    store.tick();
+    store.close().unwrap();
+    store = open(&device, Tail::Rewrite);
+    let again = fill(&store, &logs[1..2], 200);
+    assert!(again > all / 3 * 6 / 10, "{again} of {} again: {:?}", all / 3, store.stats());
+    store.audit().unwrap();
+    let size = store.log(logs[2]).unwrap().size;
+    assert!((0..size / 200).all(|n| store.read_now(logs[2], n * 200, 200).unwrap() == vec![logs[2] as u8; 200]));
+    store.close().unwrap();
+    is_clean(&device);
+}
+
 /// A store of so few segments that it has no reserve.
 fn of_few(segments: u64) -> Arc<SimDevice> {
     for room in 1.. {

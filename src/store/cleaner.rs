@@ -19,6 +19,9 @@ use crate::format::{FrameHead, Kind, Lsn, frame_len};
 pub const WORTH_PERCENT: u64 = 90;
 /// With no more than this it is moved before anything is dropped that is alive.
 pub const CHEAP_PERCENT: u64 = 50;
+/// Segments of no more than so many of the largest records are looked through before they are cleaned: one of them makes a
+/// difference there, and what is known without, how long the records of one log in a row are, says too little.
+const SMALL: u64 = 8;
 /// Segments cleaned in one go, at most.
 const AT_ONCE: usize = 4;
 
@@ -65,13 +68,56 @@ impl LogStructuredStore {
         bytes + bytes.div_ceil(filling) * self.shape.block
     }
 
-    /// Is there a segment whose cleaning would gain room?
+    /// Is there a segment whose cleaning would gain room, or of which that is not known yet?
     pub(super) fn can_clean(&self) -> bool {
-        !self.victims(WORTH_PERCENT).is_empty()
+        !self.victims(WORTH_PERCENT).is_empty() || !self.not_looked_through(WORTH_PERCENT).is_empty()
+    }
+
+    /// Segments that may be worth it, and are not looked through.
+    fn not_looked_through(&self, percent: u64) -> Vec<u64> {
+        let size = self.shape.segment_size;
+        if size > SMALL * frame_len(self.shape.max_record) as u64 {
+            return Vec::new();
+        }
+        let stable = self.flusher.commit.stable();
+        let is_due = |segment: &&Segment| {
+            segment.ranges > 0
+                && segment.is_summed_up()
+                && !segment.looked_through
+                && segment.live_bytes * 100 <= size * percent
+        };
+        self.flusher.space().table.full(stable).filter(is_due).map(|segment| segment.entry.sequence).collect()
+    }
+
+    /// Find the longest record of each of these.
+    fn look_through(&self, segments: Vec<u64>) -> Result<(), StoreError> {
+        for sequence in segments {
+            let Some(mut scanner) = self.scanner_of(sequence).filter(|_| !self.stopping()) else { continue };
+            let mut longest = 0;
+            while let Some(found) = scanner.next_frame(&self.mounts, scanner.segment_end())? {
+                if found.kind.is_record() {
+                    longest = longest.max(found.total);
+                }
+            }
+            if let Some(segment) = self.flusher.space().table.get_mut(sequence) {
+                (segment.longest, segment.looked_through) = (longest, true);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a segment, and passes over what can't be read.
+    fn scanner_of(&self, sequence: u64) -> Option<Scanner<'_>> {
+        let entry = self.flusher.space().table.get(sequence).map(|segment| segment.entry)?;
+        let mut scanner = Scanner::new(&self.io, self.shape, self.superblock.uuid, self.superblock.epoch, true);
+        scanner.tolerate_errors();
+        scanner.enter(self.shape.first_frame(sequence), entry.physical, entry.epoch);
+        Some(scanner)
     }
 
     /// Clean some segments in which at most `percent` is alive; the number of those in which nothing is any more.
     pub(super) fn clean(&self, percent: u64) -> Result<u64, StoreError> {
+        self.look_through(self.not_looked_through(percent))?;
         let mut emptied = 0;
         // From here on nobody else takes room that is counted upon.
         let _moving = self.reclaimer.begin_moving();
@@ -93,10 +139,7 @@ impl LogStructuredStore {
     }
 
     fn clean_one(&self, sequence: u64) -> Result<(), StoreError> {
-        let Some(entry) = self.flusher.space().table.get(sequence).map(|segment| segment.entry) else { return Ok(()) };
-        let mut scanner = Scanner::new(&self.io, self.shape, self.superblock.uuid, self.superblock.epoch, true);
-        scanner.tolerate_errors();
-        scanner.enter(self.shape.first_frame(sequence), entry.physical, entry.epoch);
+        let Some(mut scanner) = self.scanner_of(sequence) else { return Ok(()) };
         // What can't be read can't be moved: the rest of its range stays, and with it the segment.
         while let Some(found) = scanner.next_frame(&self.mounts, scanner.segment_end())? {
             if found.kind.is_record() {

@@ -35,8 +35,11 @@ pub struct Segment {
     pub too_many: bool,
     /// Bytes of its frames that were let go since the mount.
     pub let_go: u64,
-    /// Bytes of the longest range that was ever counted: no record in it that is alive is longer.
+    /// Bytes of the longest range that was ever counted: no record in it that is alive is longer. Or, if it was looked
+    /// through, of the longest record.
     pub longest: u64,
+    /// It was.
+    pub looked_through: bool,
 }
 
 /// A segment that nothing in the log is in any more.
@@ -301,7 +304,9 @@ impl SegmentTable {
     pub fn count(&mut self, range: &Range) {
         if let Some(segment) = self.live.get_mut(&self.shape.sequence(range.lsn)) {
             segment.live_bytes += u64::from(range.bytes);
-            segment.longest = segment.longest.max(u64::from(range.bytes));
+            if !segment.looked_through {
+                segment.longest = segment.longest.max(u64::from(range.bytes));
+            }
         }
     }
 
@@ -344,6 +349,7 @@ impl Segment {
             too_many: false,
             let_go: 0,
             longest: 0,
+            looked_through: false,
         }
     }
 
