@@ -4,6 +4,8 @@
 //! It needs root, loop devices and /dev/fuse, and fails where it lacks them.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic, also in its helpers")]
 
+mod program;
+
 use std::collections::hash_map::DefaultHasher;
 use std::fs::{self, File};
 use std::hash::{Hash, Hasher};
@@ -12,16 +14,13 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use program::{llamafs, refused};
 use tempfile::TempDir;
 
 /// Second copy of the superblock.
 const SECOND_COPY: u64 = 65536;
 /// `nobody`, or at least nobody's.
 const NOBODY: &str = "65534";
-
-fn llamafs(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_llamafs")).args(arguments).output().unwrap()
-}
 
 fn tool(name: &str, arguments: &[&str]) -> Option<String> {
     let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
@@ -44,17 +43,6 @@ fn hash(path: &Path) -> u64 {
         }
         piece[..count].hash(&mut hasher);
     }
-}
-
-/// The one line of a failure.
-fn refused(output: &Output) -> String {
-    let err = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success(), "it was not refused: {output:?}");
-    assert!(output.status.code().is_some(), "it was killed: {output:?}");
-    assert!(err.starts_with("llamafs: "), "{err}");
-    assert_eq!(err.lines().count(), 1, "{err}");
-    assert!(err.ends_with('\n') && !err.contains("panicked"), "{err}");
-    err
 }
 
 /// A store in a file, and an empty directory to mount it on.

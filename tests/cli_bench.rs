@@ -4,29 +4,20 @@
 //! It needs root and /dev/fuse, and fails where it lacks them.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic, also in its helpers")]
 
+mod program;
+
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use program::{llamafs, refused};
 use tempfile::TempDir;
 
 /// Enough for every row to have a few megabytes.
 const BYTES: u64 = 512 << 20;
 const LIMIT: Duration = Duration::from_secs(60);
-
-fn llamafs(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_llamafs")).args(arguments).output().unwrap()
-}
-
-/// The one line of a failure.
-fn refused(output: &Output) -> String {
-    let err = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.code().is_some_and(|code| code != 0), "it was not refused: {output:?}");
-    assert!(err.starts_with("llamafs: ") && err.lines().count() == 1 && !err.contains("panicked"), "{err}");
-    err
-}
 
 /// A file for a device, a mountpoint, and a place for what the bench makes while it runs.
 struct Place {

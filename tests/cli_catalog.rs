@@ -1,14 +1,14 @@
 //! The commands on a store with directories: format, mount, status, cat, check, dump.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic, also in its helpers")]
 
+mod program;
+
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 
-fn llamafs(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_llamafs")).args(arguments).output().unwrap()
-}
+use program::llamafs;
 
 fn done(arguments: &[&str]) -> String {
     let output = llamafs(arguments);
@@ -17,10 +17,7 @@ fn done(arguments: &[&str]) -> String {
 }
 
 fn refused(arguments: &[&str]) -> String {
-    let output = llamafs(arguments);
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success() && text.lines().count() == 1 && text.starts_with("llamafs: "), "{output:?}");
-    text
+    program::refused(&llamafs(arguments))
 }
 
 fn append(path: &Path, text: &str) {

@@ -3,19 +3,18 @@
 //! It needs root, loop devices and /dev/fuse, and fails where it lacks them.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic, also in its helpers")]
 
+mod program;
+
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
+use program::llamafs;
 use tempfile::TempDir;
 
 /// Where both superblocks and what is between them end.
 const HEAD: usize = 128 << 10;
-
-fn llamafs(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_llamafs")).args(arguments).output().unwrap()
-}
 
 fn done(arguments: &[&str]) -> String {
     let output = llamafs(arguments);
@@ -23,13 +22,9 @@ fn done(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The one line of a failure.
+/// The one line of a failure of the program.
 fn refused(arguments: &[&str]) -> String {
-    let output = llamafs(arguments);
-    let err = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.code().is_some_and(|code| code != 0), "{arguments:?} was not refused: {output:?}");
-    assert!(err.starts_with("llamafs: ") && err.lines().count() == 1 && !err.contains("panicked"), "{err}");
-    err
+    program::refused(&llamafs(arguments))
 }
 
 /// A directory with a store in a file of 64 MiB, if it is made, and a mountpoint.

@@ -19,7 +19,7 @@ pub use catalog::{CatalogChange, CatalogEntry, CatalogError, CatalogRecord, Node
 pub use checkpoint::{Checkpoint, CheckpointError, LogIndex, MountEntry, SegmentEntry, SegmentState, Summarised};
 pub use frame::{EpochRecord, Frame, FrameError, FrameHead, FrameKind, FrameSeed, Kind, Peek};
 pub use segment::{SegmentError, SegmentHeader};
-pub use shown::{shown, shown_name};
+pub use shown::shown;
 pub use signature::known_signature;
 pub use summary::{SavedRange, Summary, SummaryError};
 pub use superblock::{Superblock, SuperblockError};

@@ -3,12 +3,7 @@
 
 use std::fmt::Write as _;
 
-/// A name as it is shown to people: what is no text is replaced, and control characters are written as escapes.
-pub fn shown_name(name: &[u8]) -> String {
-    shown(&String::from_utf8_lossy(name))
-}
-
-/// The same of any text.
+/// Text as it is shown to people: control characters are written as escapes.
 pub fn shown(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
@@ -41,8 +36,8 @@ mod tests {
 
     #[test]
     fn no_name_makes_a_line_or_moves_the_cursor() {
-        assert_eq!(shown_name(b"a\nlog /b\t\x1b[2J\r\x7f"), r"a\nlog /b\t\u{1b}[2J\r\u{7f}");
+        assert_eq!(shown("a\nlog /b\t\x1b[2J\r\x7f"), r"a\nlog /b\t\u{1b}[2J\r\u{7f}");
         assert_eq!(shown("a\u{9b}b\u{202e}c\u{2028}"), r"a\u{9b}b\u{202e}c\u{2028}");
-        assert_eq!(shown_name(b"\xff\xfe"), "\u{fffd}\u{fffd}");
+        assert_eq!(shown(&String::from_utf8_lossy(b"\xff\xfe")), "\u{fffd}\u{fffd}");
     }
 }

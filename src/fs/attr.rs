@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::inode::{ControlFile, Node};
 use super::types::{Attr, Errno, Kind, Reply, SetAttr, SetTime, StatFs};
-use super::{Inner, LlamaFs, now_ns, view};
+use super::{Inner, LlamaFs, now_ns, removed, view};
 use crate::store::types::{AttrChange, Change, Changed, LogInfo, NodeInfo, NodeKind, ROOT_ID, StoreError};
 
 /// How long the kernel may keep what never changes while mounted.
@@ -21,10 +21,7 @@ pub fn attr(inner: &Inner, node: Node) -> Result<Attr, Errno> {
         // Removed, and nobody has it open.
         Node::Log(id) => Ok(log_attr(inner, &inner.store.log(id).ok_or(Errno::ESTALE)?)),
         Node::Root => Ok(directory_attr(&inner.store.node(ROOT_ID).ok_or(Errno::EIO)?)),
-        Node::Directory(id) => {
-            let info = inner.store.node(id).or_else(|| inner.removed.get(id));
-            Ok(directory_attr(&info.ok_or(Errno::ESTALE)?))
-        }
+        Node::Directory(id) => Ok(directory_attr(&removed::directory(inner, id)?)),
         Node::Control => Ok(fixed(inner, node, Kind::Directory, 0o555, 2, 0)),
         Node::File(ControlFile::Device) => {
             let mut attr = fixed(inner, node, Kind::File, device_mode(inner), 1, inner.store.device_bytes());

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::inode::{CONTROL_NAME, ControlFile, MOMENTS_NAME, Node, RETAINED_NAME, View};
 use super::types::{Attr, Entry, Errno, Kind};
 use super::views::RETAINED;
-use super::{Limits, LlamaFs, attr, changes, view};
+use super::{Limits, LlamaFs, attr, changes, removed, view};
 use crate::store::types::{NodeId, NodeKind, ROOT_ID};
 
 /// How long the kernel may keep a name: only its own calls change names.
@@ -98,8 +98,7 @@ impl LlamaFs {
         match Node::of(ino).ok_or(Errno::ENOENT)? {
             Node::Root | Node::Control | Node::Moments => Ok(()),
             Node::Directory(id) | Node::View(View { directory: true, id, .. }) => {
-                let info = self.inner.store.node(id).or_else(|| self.inner.removed.get(id));
-                info.map(drop).ok_or(Errno::ESTALE)
+                removed::directory(&self.inner, id).map(drop)
             }
             Node::Log(_) | Node::File(_) | Node::View(_) => Err(Errno::ENOTDIR),
         }

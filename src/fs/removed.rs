@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 use parking_lot::Mutex;
 
-use super::now_ns;
+use super::types::Errno;
+use super::{Inner, now_ns};
 use crate::store::types::{AttrChange, NodeId, NodeInfo, NodeKind};
 
 /// So many are kept; of older ones nothing is known (ESTALE).
@@ -16,6 +17,11 @@ const MOST: usize = 1024;
 #[derive(Debug, Default)]
 pub struct Removed {
     directories: Mutex<BTreeMap<NodeId, NodeInfo>>,
+}
+
+/// A directory, also one that was removed while somebody had it open.
+pub fn directory(inner: &Inner, id: NodeId) -> Result<NodeInfo, Errno> {
+    inner.store.node(id).or_else(|| inner.removed.get(id)).ok_or(Errno::ESTALE)
 }
 
 impl Removed {
@@ -32,7 +38,7 @@ impl Removed {
     }
 
     /// One of them.
-    pub fn get(&self, id: NodeId) -> Option<NodeInfo> {
+    fn get(&self, id: NodeId) -> Option<NodeInfo> {
         self.directories.lock().get(&id).cloned()
     }
 

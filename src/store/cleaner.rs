@@ -33,9 +33,7 @@ impl LogStructuredStore {
         let space = self.flusher.space();
         let size = self.shape.segment_size;
         let newest = space.table.newest().unwrap_or_default();
-        let is_worth_it = |segment: &&Segment| {
-            segment.ranges > 0 && segment.is_summed_up() && segment.live_bytes * 100 <= size * percent
-        };
+        let is_worth_it = |segment: &&Segment| is_worth_it(segment, size, percent);
         let benefit = |segment: &Segment| {
             let (live, age) = (segment.live_bytes as f64 / size as f64, (newest - segment.entry.sequence) as f64);
             (1.0 - live) * age / (1.0 + live)
@@ -46,7 +44,7 @@ impl LogStructuredStore {
         let (mut victims, mut moved, mut longest) = (Vec::new(), 0, 0);
         for segment in full {
             let with_it = segment.longest.min(largest).max(longest);
-            let room = Room::of(&space, end, size.saturating_sub(self.shape.block), with_it);
+            let room = Budget::of(&space, end, size.saturating_sub(self.shape.block), with_it);
             let taken = self.taken_by(moved + segment.live_bytes, with_it);
             // What is emptied has to hold more than is moved, as far as it can be used; that no fewer segments may be begun
             // than are emptied is no loss: what is left of the last one is used next.
@@ -80,19 +78,17 @@ impl LogStructuredStore {
             return Vec::new();
         }
         let stable = self.flusher.commit.stable();
-        let is_due = |segment: &&Segment| {
-            segment.ranges > 0
-                && segment.is_summed_up()
-                && !segment.looked_through
-                && segment.live_bytes * 100 <= size * percent
-        };
+        let is_due = |segment: &&Segment| !segment.looked_through && is_worth_it(segment, size, percent);
         self.flusher.space().table.full(stable).filter(is_due).map(|segment| segment.entry.sequence).collect()
     }
 
     /// Find the longest record of each of these.
     fn look_through(&self, segments: Vec<u64>) -> Result<(), StoreError> {
         for sequence in segments {
-            let Some(mut scanner) = self.scanner_of(sequence).filter(|_| !self.stopping()) else { continue };
+            if self.stopping() {
+                break;
+            }
+            let Some(mut scanner) = self.scanner_of(sequence, false) else { continue };
             let mut longest = 0;
             while let Some(found) = scanner.next_frame(&self.mounts, scanner.segment_end())? {
                 if found.kind.is_record() {
@@ -106,10 +102,10 @@ impl LogStructuredStore {
         Ok(())
     }
 
-    /// Reads a segment, and passes over what can't be read.
-    fn scanner_of(&self, sequence: u64) -> Option<Scanner<'_>> {
+    /// Reads a segment, with the payloads of its records or without, and passes over what can't be read.
+    fn scanner_of(&self, sequence: u64, payloads: bool) -> Option<Scanner<'_>> {
         let entry = self.flusher.space().table.get(sequence).map(|segment| segment.entry)?;
-        let mut scanner = Scanner::new(&self.io, self.shape, self.superblock.uuid, self.superblock.epoch, true);
+        let mut scanner = Scanner::new(&self.io, self.shape, self.superblock.uuid, self.superblock.epoch, payloads);
         scanner.tolerate_errors();
         scanner.enter(self.shape.first_frame(sequence), entry.physical, entry.epoch);
         Some(scanner)
@@ -139,7 +135,7 @@ impl LogStructuredStore {
     }
 
     fn clean_one(&self, sequence: u64) -> Result<(), StoreError> {
-        let Some(mut scanner) = self.scanner_of(sequence) else { return Ok(()) };
+        let Some(mut scanner) = self.scanner_of(sequence, true) else { return Ok(()) };
         // What can't be read can't be moved: the rest of its range stays, and with it the segment.
         while let Some(found) = scanner.next_frame(&self.mounts, scanner.segment_end())? {
             if found.kind.is_record() {
@@ -190,8 +186,13 @@ impl LogStructuredStore {
     }
 }
 
+/// No more than `percent` of a segment of `size` bytes is alive, as far as that is known, and something is.
+fn is_worth_it(segment: &Segment, size: u64, percent: u64) -> bool {
+    segment.ranges > 0 && segment.is_summed_up() && segment.live_bytes * 100 <= size * percent
+}
+
 /// What the cleaner can count upon: nobody else takes it meanwhile.
-struct Room {
+struct Budget {
     /// Free segments.
     segments: u64,
     /// What of each of them can be used.
@@ -200,7 +201,7 @@ struct Room {
     begun: u64,
 }
 
-impl Room {
+impl Budget {
     /// In a log that ends at `end`, for records of up to `longest` bytes and segments that have room for `size`.
     fn of(space: &Space, end: Lsn, size: u64, longest: u64) -> Self {
         // Frames don't cross segments: the end of each may stay empty, but for less than the longest record.

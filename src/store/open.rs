@@ -27,7 +27,7 @@ use crate::ring::{FlushBufferRing, MAX_RING_SIZE, MIN_RING_SIZE};
 
 /// Alignment of the ring's buffers where the device asks for less.
 const BUFFER_ALIGN: usize = 4096;
-/// Bytes of all buffers: the kernel takes a third of a second to give a gigabyte, and a mount waits for it.
+/// Bytes of all buffers: the kernel can take more than a second to give a gigabyte, and a mount waits for it.
 const MAX_RING_BYTES: usize = 4 << 30;
 
 /// What reading a store gives, before anything is decided about writing.
